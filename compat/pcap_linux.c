@@ -1,0 +1,305 @@
+/*
+ * The seam: the one file that sees the inside of libpcap's pcap-linux.c.
+ *
+ * It includes that file as it is, from libpcap's own source, with a few names and system calls
+ * redirected by the preprocessor, and joins each capture handle on a network interface to a port of
+ * the module (pcap-linux-v3/module.h). A handle is created, activated, filtered, waited on, injected
+ * into and closed by stock code. What differs:
+ *
+ *   - PACKET_RX_RING, mmap and munmap: the module makes, maps and unmaps the ring, in the shape it
+ *     wants. Stock code is told that shape, so that its own walks over the ring stay right.
+ *   - PACKET_STATISTICS: asked for with the third counter that V3 has.
+ *   - reading packets: the module's.
+ *   - immediate mode: can stay on V3.
+ *
+ * Where a handle has to be a stock one (PCAPV3=off, monitor mode, CAN, a kernel without a sound V3),
+ * none of this applies to it.
+ */
+#define _GNU_SOURCE
+#include "compat/pcap_linux.h"
+
+#include <config.h>
+#include <linux/if_packet.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include "pcap-int.h"
+#include "pcap-linux-v3/module.h"
+
+/* libpcap 1.10.5 gave its internal names a prefix. */
+#ifdef PCAP_LINUX_V3_PCAPINT
+#define CREATE_INTERFACE pcapint_create_interface
+#define CREATE_COMMON pcapint_create_common
+#define FILTER_WITH_AUX_DATA pcapint_filter_with_aux_data
+#define pcapint_create_interface stock_create_interface
+#else
+#define CREATE_INTERFACE pcap_create_interface
+#define CREATE_COMMON pcap_create_common
+#define FILTER_WITH_AUX_DATA pcap_filter_with_aux_data
+#define pcap_create_interface stock_create_interface
+#endif
+#define pcap_lib_version stock_lib_version
+
+pcap_t *stock_create_interface(const char *, char *);
+const char *stock_lib_version(void);
+
+/* A handle as it is allocated here: libpcap's struct, stock code's private one behind it, and what
+ * joins it to the module behind that. All zero at first (pcap.c: pcap_alloc_pcap_t). */
+#define HANDLE_WITH_PORT(stock_type)                                 \
+  struct {                                                           \
+    pcap_t handle;                                                   \
+    stock_type stock;                                                \
+    struct pcapv3_port *port; /* NULL: a stock handle */             \
+    int immediate;            /* what the tool asked for */          \
+  }
+#undef PCAP_CREATE_COMMON
+#define PCAP_CREATE_COMMON(ebuf, type)                 \
+  CREATE_COMMON(ebuf, sizeof(HANDLE_WITH_PORT(type)), \
+                offsetof(HANDLE_WITH_PORT(type), stock))
+
+static int seam_setsockopt(pcap_t *, int, int, int, const void *, socklen_t);
+static int seam_getsockopt(pcap_t *, int, int, int, void *, socklen_t *);
+static void *seam_mmap(pcap_t *, void *, size_t, int, int, int, off_t);
+static int seam_munmap(pcap_t *, void *, size_t);
+
+/* pcap-linux.c has the handle it works on in scope under this name wherever that matters; in the few
+ * functions that have none, this one stands for "no handle". */
+static pcap_t *const handle = NULL;
+#define setsockopt(...) seam_setsockopt(handle, __VA_ARGS__)
+#define getsockopt(...) seam_getsockopt(handle, __VA_ARGS__)
+#define mmap(...) seam_mmap(handle, __VA_ARGS__)
+#define munmap(...) seam_munmap(handle, __VA_ARGS__)
+
+#include <pcap-linux.c>
+
+#undef setsockopt
+#undef getsockopt
+#undef mmap
+#undef munmap
+#undef pcap_lib_version
+#undef pcap_create_interface
+#undef pcapint_create_interface
+
+typedef HANDLE_WITH_PORT(struct pcap_linux) port_handle;
+
+static port_handle *joined(pcap_t *p) { return (port_handle *)p; }
+
+/* ---- The system calls that are redirected ---- */
+
+static int seam_setsockopt(pcap_t *p, int fd, int level, int name, const void *value,
+                           socklen_t length) {
+  /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */
+  struct tpacket_req3 *request = (struct tpacket_req3 *)value;
+  if (p == NULL || joined(p)->port == NULL || level != SOL_PACKET || name != PACKET_RX_RING ||
+      length != sizeof(*request) || request->tp_block_nr == 0 ||
+      joined(p)->stock.tp_version != TPACKET_V3 || p->linktype == DLT_CAN_SOCKETCAN) {
+    return setsockopt(fd, level, name, value, length);
+  }
+  struct pcapv3_port *port = joined(p)->port;
+  const struct pcapv3_wish wish = {
+      .buffer_bytes = p->opt.buffer_size,
+      .timeout_ms = p->opt.timeout,
+      .immediate = joined(p)->immediate,
+      .interface = joined(p)->stock.ifindex,
+      .cooked = joined(p)->stock.cooked,
+  };
+  if (pcapv3_make_ring(port, fd, &wish) != 0) {
+    request->tp_block_nr = 1; /* keeps create_ring() from asking again for less */
+    return -1;
+  }
+  request->tp_block_size = pcapv3_block_bytes(port);
+  request->tp_block_nr = pcapv3_block_count(port);
+  /* One "frame" a block, as create_ring() has it for V3. */
+  request->tp_frame_size = request->tp_block_size;
+  request->tp_frame_nr = request->tp_block_nr;
+  return 0;
+}
+
+static int seam_getsockopt(pcap_t *p, int fd, int level, int name, void *value,
+                           socklen_t *length) {
+  if (p == NULL || joined(p)->port == NULL || level != SOL_PACKET || name != PACKET_STATISTICS ||
+      joined(p)->stock.tp_version != TPACKET_V3) {
+    return getsockopt(fd, level, name, value, length);
+  }
+  struct tpacket_stats_v3 stats;
+  socklen_t stats_length = sizeof(stats);
+  const int status = getsockopt(fd, level, name, &stats, &stats_length);
+  if (status == 0) {
+    pcapv3_count(joined(p)->port, stats.tp_packets, stats.tp_drops, stats.tp_freeze_q_cnt);
+    /* The shorter struct that the caller wants is the start of this one. */
+    memcpy(value, &stats, *length < sizeof(stats) ? *length : sizeof(stats));
+  }
+  return status;
+}
+
+static int has_ring(const port_handle *h) {
+  return h->port != NULL && pcapv3_block_count(h->port) != 0;
+}
+
+static void *seam_mmap(pcap_t *p, void *at, size_t length, int protection, int flags, int fd,
+                       off_t offset) {
+  if (p != NULL && has_ring(joined(p))) return pcapv3_ring_base(joined(p)->port);
+  return mmap(at, length, protection, flags, fd, offset);
+}
+
+static int seam_munmap(pcap_t *p, void *at, size_t length) {
+  if (p != NULL && has_ring(joined(p))) return 0; /* pcapv3_close() does */
+  return munmap(at, length);
+}
+
+/* ---- What the module asks ---- */
+
+void pcap_linux_look(pcap_t *p, struct pcap_linux_view *view) {
+  const struct pcap_linux *stock = &joined(p)->stock;
+  view->cooked = stock->cooked;
+  view->link_type = p->linktype;
+  view->snapshot = p->snapshot;
+  view->vlan_offset = stock->vlan_offset;
+  view->nanoseconds = p->opt.tstamp_precision == PCAP_TSTAMP_PRECISION_NANO;
+  view->direction = p->direction;
+  view->interface = stock->ifindex;
+  view->loopback = stock->lo_ifindex;
+  view->filter_here = stock->filter_in_userland && p->fcode.bf_insns != NULL;
+  view->filter_blocks = view->filter_here ? (unsigned)stock->blocks_to_filter_in_userland : 0;
+  view->endless = stock->timeout == 0;
+}
+
+int pcap_linux_wait(pcap_t *p) { return pcap_wait_for_frames_mmap(p); }
+
+volatile sig_atomic_t *pcap_linux_break_flag(pcap_t *p) { return &p->break_loop; }
+
+int pcap_linux_filter(pcap_t *p, const u_char *bytes, unsigned wire_length,
+                      unsigned captured_length, int tagged, unsigned short tci) {
+  const struct pcap_bpf_aux_data aux = {.vlan_tag_present = (u_short)tagged, .vlan_tag = tci};
+  return FILTER_WITH_AUX_DATA(p->fcode.bf_insns, bytes, wire_length, captured_length, &aux) != 0;
+}
+
+unsigned pcap_linux_block_filtered(pcap_t *p) {
+  struct pcap_linux *stock = &joined(p)->stock;
+  if (stock->blocks_to_filter_in_userland > 0 && --stock->blocks_to_filter_in_userland == 0) {
+    stock->filter_in_userland = 0;
+  }
+  return (unsigned)stock->blocks_to_filter_in_userland;
+}
+
+void pcap_linux_error(pcap_t *p, const char *text) {
+  snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
+}
+
+/* ---- The operations of a handle with a port ---- */
+
+static int port_read(pcap_t *p, int count, pcap_handler callback, u_char *user) {
+  return pcapv3_read(joined(p)->port, count, callback, user);
+}
+
+static int port_setfilter(pcap_t *p, struct bpf_program *filter) {
+  /* Stock code counts from here the blocks that the kernel filled with the old filter on. */
+  p->offset = (int)pcapv3_block_index(joined(p)->port);
+  const int status = pcap_setfilter_linux(p, filter);
+  pcapv3_refresh(joined(p)->port);
+  return status;
+}
+
+static int port_setdirection(pcap_t *p, pcap_direction_t direction) {
+  const int status = pcap_setdirection_linux(p, direction);
+  pcapv3_refresh(joined(p)->port);
+  return status;
+}
+
+static int port_set_datalink(pcap_t *p, int link_type) {
+  const int status = pcap_set_datalink_linux(p, link_type);
+  pcapv3_refresh(joined(p)->port);
+  return status;
+}
+
+static int port_setnonblock(pcap_t *p, int nonblock) {
+  const int status = pcap_setnonblock_linux(p, nonblock);
+  pcapv3_refresh(joined(p)->port);
+  return status;
+}
+
+static void leave_port(pcap_t *p) {
+  pcapv3_close(joined(p)->port);
+  joined(p)->port = NULL;
+}
+
+static void port_cleanup(pcap_t *p) {
+  struct pcap_stat last; /* the kernel's counts up to now go to the port's counters */
+  (void)pcap_stats_linux(p, &last);
+  leave_port(p);
+  pcap_cleanup_linux(p);
+}
+
+/* Why this handle can't have a port; NULL if it can. */
+static const char *must_be_stock(const pcap_t *p, const struct pcapv3_port *port) {
+  if (p->opt.rfmon) return "monitor mode";
+  if (has_broken_tpacket_v3()) return "this kernel has no sound TPACKET_V3 (3.19 and later have)";
+  if (p->opt.immediate && !pcapv3_takes_immediate(port)) return "immediate mode is to use V2";
+  return NULL;
+}
+
+static int port_activate(pcap_t *p) {
+  struct pcapv3_port *port = pcapv3_open(p, p->opt.device, p->errbuf);
+  if (port == NULL) {
+    pcap_cleanup_linux(p); /* as pcap_activate_linux() does when it fails */
+    return PCAP_ERROR;
+  }
+  const char *why = must_be_stock(p, port);
+  joined(p)->immediate = p->opt.immediate;
+  if (why == NULL) {
+    joined(p)->port = port;
+    p->opt.immediate = 0; /* which is what makes prepare_tpacket_socket() choose V2 */
+  }
+  const int status = pcap_activate_linux(p);
+  p->opt.immediate = joined(p)->immediate;
+
+  if (status >= 0 && why == NULL && !has_ring(joined(p))) why = "the link type or the kernel";
+  if (status < 0 || why != NULL) {
+    if (status == PCAP_ERROR && pcapv3_error(port)[0] != '\0') {
+      pcap_linux_error(p, pcapv3_error(port));
+    }
+    if (status >= 0) pcapv3_say_stock(port, why);
+    joined(p)->port = port;
+    leave_port(p);
+    return status;
+  }
+
+  /* create_ring() reckons in unsigned int; a ring can be larger than that. */
+  joined(p)->stock.mmapbuflen = (size_t)pcapv3_block_bytes(port) * pcapv3_block_count(port);
+  for (unsigned i = 0; i < pcapv3_block_count(port); ++i) {
+    RING_GET_FRAME_AT(p, i) = joined(p)->stock.mmapbuf + (size_t)i * pcapv3_block_bytes(port);
+  }
+  p->read_op = port_read;
+  p->setfilter_op = port_setfilter;
+  p->setdirection_op = port_setdirection;
+  p->set_datalink_op = port_set_datalink;
+  p->setnonblock_op = port_setnonblock;
+  p->cleanup_op = port_cleanup;
+  pcapv3_refresh(port);
+  return status;
+}
+
+/* ---- What the rest of libpcap and programs call ---- */
+
+pcap_t *CREATE_INTERFACE(const char *device, char *error) {
+  pcap_t *p = stock_create_interface(device, error);
+  if (p != NULL && pcapv3_is_on()) p->activate_op = port_activate;
+  return p;
+}
+
+static char version[256];
+
+static void write_version(void) {
+  snprintf(version, sizeof(version), "%s, pcap-linux-v3 %s", stock_lib_version(), PCAP_LINUX_V3_VERSION);
+}
+
+const char *pcap_lib_version(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  (void)pthread_once(&once, write_version);
+  return version;
+}

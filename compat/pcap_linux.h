@@ -1,0 +1,60 @@
+/*
+ * What the module may ask of libpcap about a handle: the whole of it. Implemented in pcap_linux.c,
+ * which alone sees the inside of libpcap.
+ *
+ * C linkage; all of these run on the thread that reads the handle. None takes ownership.
+ */
+#ifndef PCAP_LINUX_V3_COMPAT_PCAP_LINUX_H
+#define PCAP_LINUX_V3_COMPAT_PCAP_LINUX_H
+
+#include <pcap/pcap.h>
+#include <signal.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A handle as stock code has set it up: what reading its packets depends on. */
+struct pcap_linux_view {
+  int cooked;    /* the kernel stores no link-layer header (SOCK_DGRAM) */
+  int link_type; /* DLT_ value the program has now */
+  int snapshot;  /* bytes of a packet wanted at most */
+  int vlan_offset;
+  int nanoseconds;
+  pcap_direction_t direction;
+  int interface; /* index; -1 for all */
+  int loopback;  /* lo's index; -1 if there is none */
+  int filter_here;        /* packets must pass pcap_linux_filter() */
+  unsigned filter_blocks; /* only those in this many blocks from the current one on; 0: in all */
+  int endless;            /* a read waits until it has a packet, however long */
+};
+void pcap_linux_look(pcap_t *handle, struct pcap_linux_view *view);
+
+/*
+ * Waits as the handle's mode and time-out tell: until the socket can be read or has an error, or not
+ * at all. 0; PCAP_ERROR with the handle's error text set, also when the interface is gone; or
+ * PCAP_ERROR_BREAK, the break flag then being cleared.
+ */
+int pcap_linux_wait(pcap_t *handle);
+
+/* What pcap_breakloop(3PCAP) sets, from any thread or signal handler. */
+volatile sig_atomic_t *pcap_linux_break_flag(pcap_t *handle);
+
+/* Runs the handle's filter over a packet; 0 rejects it. */
+int pcap_linux_filter(pcap_t *handle, const u_char *bytes, unsigned wire_length,
+                      unsigned captured_length, int tagged, unsigned short tci);
+
+/*
+ * Tells that a block whose packets had to be filtered here, because the kernel's filter is younger
+ * than they are, has been read. Returns how many are left; after the last one the view changes.
+ */
+unsigned pcap_linux_block_filtered(pcap_t *handle);
+
+/* Sets the handle's error text. */
+void pcap_linux_error(pcap_t *handle, const char *text);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,20 @@
+#include "counters.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace pcapv3 {
+
+std::size_t summarize(const Counters& c, const char* device, char* text, std::size_t room) {
+  using Number = unsigned long long;
+  const int length = std::snprintf(
+      text, room,
+      "%s: received %llu, dropped %llu, delivered %llu, filtered %llu, other direction %llu, "
+      "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu",
+      device, Number{c.received}, Number{c.dropped}, Number{c.delivered}, Number{c.filtered},
+      Number{c.other_way}, Number{c.corrupt}, Number{c.undelivered()}, Number{c.blocks},
+      Number{c.freezes});
+  return std::min(static_cast<std::size_t>(std::max(length, 0)), room - 1);
+}
+
+}  // namespace pcapv3

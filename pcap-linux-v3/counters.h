@@ -1,0 +1,33 @@
+// What became of the packets of one handle, and the summary that says so.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pcapv3 {
+
+struct Counters {
+  // Counted by the kernel (PACKET_STATISTICS, packet(7)), after its filter.
+  std::uint64_t received = 0;  ///< Packets for this socket, the dropped ones among them.
+  std::uint64_t dropped = 0;   ///< Packets that found no room in the ring.
+  std::uint64_t freezes = 0;   ///< Times the ring was full and taking in stopped.
+
+  // Counted by the reader.
+  std::uint64_t delivered = 0;     ///< Given to the program.
+  std::uint64_t filtered = 0;      ///< Rejected by a filter that ran here, not in the kernel.
+  std::uint64_t other_way = 0;     ///< Of the wrong direction, or lo's second copy.
+  std::uint64_t corrupt = 0;       ///< Lost in blocks whose offsets or lengths made no sense.
+  std::uint64_t blocks = 0;        ///< Blocks read and given back.
+
+  /// Packets that the kernel stored and nobody read: those still in the ring.
+  std::uint64_t undelivered() const {
+    const std::uint64_t seen = dropped + delivered + filtered + other_way + corrupt;
+    return received > seen ? received - seen : 0;
+  }
+};
+
+/// Writes the summary of `counters`, a line without its end, for `device`. Returns its length, at
+/// most `room` - 1.
+std::size_t summarize(const Counters& counters, const char* device, char* text, std::size_t room);
+
+}  // namespace pcapv3

@@ -1,0 +1,175 @@
+#include "delivery.h"
+
+#include <arpa/inet.h>
+#include <linux/if_arp.h>
+#include <linux/if_ether.h>
+#include <pcap/sll.h>
+
+#include <cstring>
+
+namespace pcapv3 {
+namespace {
+
+constexpr std::uint32_t kTagBytes = 4;
+
+constexpr std::uint32_t header_bytes(LinkHeader header) {
+  switch (header) {
+    case LinkHeader::kSll:
+      return SLL_HDR_LEN;
+    case LinkHeader::kSll2:
+      return SLL2_HDR_LEN;
+    case LinkHeader::kFrame:
+      break;
+  }
+  return 0;
+}
+
+static_assert(kCookedHeadroom >= SLL2_HDR_LEN + kTagBytes);
+static_assert(SLL_ADDRLEN == sizeof(sockaddr_ll::sll_addr));
+
+/// Writes the header at `at`, field by field: `at` has no alignment to speak of.
+template <typename Header>
+void put(std::uint8_t* at, const Header& header) {
+  std::memcpy(at, &header, sizeof(header));
+}
+
+void put_sll(std::uint8_t* at, const sockaddr_ll& from) {
+  sll_header h{};
+  h.sll_pkttype = htons(from.sll_pkttype);
+  h.sll_hatype = htons(from.sll_hatype);
+  h.sll_halen = htons(from.sll_halen);
+  std::memcpy(h.sll_addr, from.sll_addr, SLL_ADDRLEN);
+  h.sll_protocol = from.sll_protocol;
+  put(at, h);
+}
+
+void put_sll2(std::uint8_t* at, const sockaddr_ll& from) {
+  sll2_header h{};
+  h.sll2_protocol = from.sll_protocol;
+  h.sll2_if_index = htonl(static_cast<std::uint32_t>(from.sll_ifindex));
+  h.sll2_hatype = htons(from.sll_hatype);
+  h.sll2_pkttype = from.sll_pkttype;
+  h.sll2_halen = from.sll_halen;
+  std::memcpy(h.sll2_addr, from.sll_addr, SLL_ADDRLEN);
+  put(at, h);
+}
+
+/// Whether the kernel took a VLAN tag off the frame (TP_STATUS_VLAN_VALID is newer than the field).
+bool is_tagged(const tpacket3_hdr& h) {
+  return h.hv1.tp_vlan_tci != 0 || (h.tp_status & TP_STATUS_VLAN_VALID) != 0;
+}
+
+std::uint16_t tag_type(const tpacket3_hdr& h) {
+  const bool known = h.hv1.tp_vlan_tpid != 0 || (h.tp_status & TP_STATUS_VLAN_TPID_VALID) != 0;
+  return known ? h.hv1.tp_vlan_tpid : ETH_P_8021Q;
+}
+
+/// Puts the tag back where it was: what is before `offset` moves down to make room. Returns the
+/// packet's new start.
+std::uint8_t* put_tag(std::uint8_t* bytes, int offset, const tpacket3_hdr& h) {
+  std::uint8_t* start = bytes - kTagBytes;
+  std::memmove(start, bytes, static_cast<std::size_t>(offset));
+  const std::uint16_t tag[2] = {htons(tag_type(h)),
+                                htons(static_cast<std::uint16_t>(h.hv1.tp_vlan_tci))};
+  std::memcpy(start + offset, tag, sizeof(tag));
+  return start;
+}
+
+}  // namespace
+
+template <LinkHeader kHeader, bool kEitherWay, bool kFiltered>
+int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char* user) {
+  constexpr std::uint32_t kHeaderBytes = header_bytes(kHeader);
+  const std::uint32_t snapshot = plan_.snapshot;
+  const int vlan_offset = plan_.vlan_offset;
+  const bool nanoseconds = plan_.nanoseconds;
+  int delivered = 0;
+  std::uint64_t filtered = 0;
+  std::uint64_t other_way = 0;
+
+  changed_ = false;
+  while (delivered < most && !cursor.done() && !cursor.corrupt() && *break_flag_ == 0 &&
+         !changed_) {
+    const PacketView packet = cursor.packet();
+    const tpacket3_hdr& h = packet.header();
+    std::uint8_t* bytes = packet.bytes();
+
+    if constexpr (kHeader == LinkHeader::kSll) put_sll(bytes -= kHeaderBytes, packet.address());
+    if constexpr (kHeader == LinkHeader::kSll2) put_sll2(bytes -= kHeaderBytes, packet.address());
+
+    if constexpr (kFiltered) {
+      if (!plan_.filter(plan_.filter_owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
+                        is_tagged(h), static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
+        ++filtered;
+        cursor.next();
+        continue;
+      }
+    }
+    if constexpr (!kEitherWay) {
+      if (!right_way(packet.address())) {
+        ++other_way;
+        cursor.next();
+        continue;
+      }
+    }
+
+    pcap_pkthdr header;
+    header.ts.tv_sec = h.tp_sec;
+    header.ts.tv_usec = static_cast<suseconds_t>(nanoseconds ? h.tp_nsec : h.tp_nsec / 1000);
+    header.caplen = h.tp_snaplen + kHeaderBytes;
+    header.len = h.tp_len + kHeaderBytes;
+    if (is_tagged(h) && vlan_offset >= 0 &&
+        h.tp_snaplen >= static_cast<std::uint32_t>(vlan_offset)) {
+      bytes = put_tag(bytes, vlan_offset, h);
+      header.caplen += kTagBytes;
+      header.len += kTagBytes;
+    }
+    // Without a filter that cuts, the kernel stores packets whole.
+    if (header.caplen > snapshot) header.caplen = snapshot;
+
+    callback(user, &header, bytes);
+    ++delivered;
+    cursor.next();
+  }
+  counters_.delivered += static_cast<std::uint64_t>(delivered);
+  counters_.filtered += filtered;
+  counters_.other_way += other_way;
+  return delivered;
+}
+
+bool Delivery::right_way(const sockaddr_ll& address) const {
+  if (address.sll_pkttype != PACKET_OUTGOING) return plan_.direction != PCAP_D_OUT;
+  // lo and CAN interfaces hand every packet sent back as a packet received: once is enough.
+  if (address.sll_ifindex == plan_.loopback) return false;
+  if (address.sll_hatype == ARPHRD_CAN && plan_.direction != PCAP_D_OUT) return false;
+  return plan_.direction != PCAP_D_IN;
+}
+
+template <LinkHeader kHeader>
+Delivery::Loop Delivery::loop_for(bool either_way, bool filtered) {
+  if (either_way) {
+    return filtered ? &Delivery::loop<kHeader, true, true> : &Delivery::loop<kHeader, true, false>;
+  }
+  return filtered ? &Delivery::loop<kHeader, false, true> : &Delivery::loop<kHeader, false, false>;
+}
+
+void Delivery::follow(const Plan& plan) {
+  plan_ = plan;
+  changed_ = true;
+  const bool either_way = plan.direction == PCAP_D_INOUT && plan.interface > 0 &&
+                          plan.interface != plan.loopback;
+  const bool filtered = plan.filter != nullptr;
+  switch (plan.link_header) {
+    case LinkHeader::kFrame:
+      loop_ = loop_for<LinkHeader::kFrame>(either_way, filtered);
+      break;
+    case LinkHeader::kSll:
+      loop_ = loop_for<LinkHeader::kSll>(either_way, filtered);
+      break;
+    case LinkHeader::kSll2:
+      loop_ = loop_for<LinkHeader::kSll2>(either_way, filtered);
+      break;
+  }
+}
+
+}  // namespace pcapv3

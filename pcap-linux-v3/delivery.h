@@ -1,0 +1,79 @@
+// From a packet in a block to the program's callback: link-layer header, filter, direction, VLAN
+// tag, time stamp, snapshot length. All in place, nothing is copied.
+//
+// What a handle wants done is a Plan, made when the handle is activated or changed. For each shape of
+// plan there is a loop of its own, compiled without the steps that shape has no need of, so that no
+// packet pays for another handle's wishes. The order of the steps, and what they do to lengths, is
+// stock libpcap's (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to tell.
+#pragma once
+
+#include <pcap/pcap.h>
+
+#include <csignal>
+#include <cstdint>
+
+#include "block.h"
+#include "counters.h"
+
+namespace pcapv3 {
+
+/// The header in front of a packet's bytes as the program gets it.
+enum class LinkHeader {
+  kFrame,  ///< The frame's own, as the kernel stored it.
+  kSll,    ///< LINUX_SLL, made here: 16 bytes, pcap-linktype(7).
+  kSll2,   ///< LINUX_SLL2, made here: 20 bytes.
+};
+
+/// Room in front of a packet's bytes that any Plan can need: an SLL2 header and a VLAN tag.
+inline constexpr std::uint32_t kFrameHeadroom = 4;
+inline constexpr std::uint32_t kCookedHeadroom = 20 + 4;
+
+/// A filter that runs here because the kernel can't, or has not yet. `wire_length` and
+/// `captured_length` are as pcap_offline_filter(3PCAP) takes them. Returns whether the packet passes.
+using PacketFilter = bool (*)(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
+                              std::uint32_t captured_length, bool tagged, std::uint16_t tci);
+
+struct Plan {
+  LinkHeader link_header = LinkHeader::kFrame;
+  int vlan_offset = -1;           ///< Bytes before the place where a VLAN tag goes; -1: leave it out.
+  std::uint32_t snapshot = 0;     ///< Bytes of a packet the program wants at most.
+  bool nanoseconds = false;       ///< Time stamps in nanoseconds, not microseconds.
+  pcap_direction_t direction = PCAP_D_INOUT;
+  int interface = 0;              ///< Interface index captured on; 0 or less: all of them.
+  int loopback = 0;               ///< lo's interface index; its packets pass twice, as sent and received.
+  PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.
+  void* filter_owner = nullptr;
+};
+
+class Delivery {
+ public:
+  /// `break_flag` is looked at before each packet: when not 0, delivery stops (pcap_breakloop()).
+  Delivery(const volatile std::sig_atomic_t* break_flag, Counters& counters)
+      : break_flag_(break_flag), counters_(counters) {}
+
+  /// Follows `plan` from the next packet on, also when called from within the callback.
+  void follow(const Plan& plan);
+
+  /// Delivers packets from `cursor` on until `most` have been, the cursor is at its end or corrupt,
+  /// the break flag is set, or the plan has changed. Returns how many were.
+  int run(PacketCursor& cursor, int most, pcap_handler callback, u_char* user) {
+    return (this->*loop_)(cursor, most, callback, user);
+  }
+
+ private:
+  using Loop = int (Delivery::*)(PacketCursor&, int, pcap_handler, u_char*);
+
+  template <LinkHeader kHeader, bool kEitherWay, bool kFiltered>
+  int loop(PacketCursor& cursor, int most, pcap_handler callback, u_char* user);
+  template <LinkHeader kHeader>
+  static Loop loop_for(bool either_way, bool filtered);
+  bool right_way(const sockaddr_ll& address) const;
+
+  const volatile std::sig_atomic_t* const break_flag_;
+  Counters& counters_;
+  Plan plan_;
+  Loop loop_ = nullptr;
+  bool changed_ = false;
+};
+
+}  // namespace pcapv3

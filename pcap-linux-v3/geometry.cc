@@ -1,0 +1,95 @@
+#include "geometry.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "block.h"
+
+namespace pcapv3 {
+namespace {
+
+constexpr std::uint64_t kMostBlockBytes = 1024 * kMiB;
+constexpr std::uint64_t kMostBlocks = 1 << 24;
+
+/// Blocks that a stall of kStallMs uses up at a trickle of traffic, plus the one that the reader is
+/// in and the one that the kernel is in.
+std::uint64_t blocks_for_stall(std::uint32_t retire_ms) {
+  return (kStallMs + retire_ms - 1) / retire_ms + 2;
+}
+
+std::uint64_t blocks_in(std::uint64_t bytes, std::uint64_t block) {
+  return (bytes + block - 1) / block;
+}
+
+/// The smallest block that holds the largest packet whole. A power of two, because the kernel
+/// allocates each block as one (af_packet.c: alloc_one_pg_vec_page).
+std::uint64_t smallest_block(const RingWish& wish) {
+  constexpr std::uint64_t kPerPacket = 128;  // kPacketHeaderBytes, reserved room, alignment
+  static_assert(kPerPacket >= kPacketHeaderBytes + 32);
+  const std::uint64_t needed = sizeof(tpacket_block_desc) + kPerPacket + wish.largest_packet;
+  return std::bit_ceil(std::max<std::uint64_t>(needed, wish.page_bytes));
+}
+
+std::uint32_t choose_retire(const RingWish& wish) {
+  if (wish.set_retire_ms != 0) return wish.set_retire_ms;
+  if (wish.immediate) return 1;
+  if (wish.timeout_ms <= 0) return kUnboundedRetireMs;
+  return static_cast<std::uint32_t>(wish.timeout_ms);
+}
+
+}  // namespace
+
+bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error) {
+  const std::uint64_t least_block = smallest_block(wish);
+  const std::uint64_t most_bytes = std::max(wish.free_bytes / 2, kStockRingBytes);
+  const std::uint64_t default_bytes =
+      std::clamp(wish.free_bytes / 64, kStockRingBytes, kDefaultRingBytes);
+  std::uint32_t retire_ms = choose_retire(wish);
+
+  std::uint64_t bytes = default_bytes;
+  if (wish.set_bytes.bytes != 0) {
+    bytes = wish.set_bytes.bytes;
+    if (bytes > most_bytes) {
+      return error.set(
+          "PCAPV3_BUFFER=%s: half of the free memory can go to a ring, which is %lluM just now",
+          wish.set_bytes.text, static_cast<unsigned long long>(most_bytes / kMiB));
+    }
+  } else if (wish.tool_bytes != 0 && wish.tool_bytes != kStockRingBytes) {
+    bytes = std::min(wish.tool_bytes, most_bytes);
+  }
+
+  const std::uint64_t needed = blocks_for_stall(retire_ms);
+  std::uint64_t block;
+  if (wish.set_block.bytes != 0) {
+    block = wish.set_block.bytes;
+    if (block % wish.page_bytes != 0 || block < least_block || block > kMostBlockBytes) {
+      return error.set(
+          "PCAPV3_BLOCK=%s: a multiple of %u is wanted, from %lluK (so that the largest packet "
+          "fits) to %lluM",
+          wish.set_block.text, wish.page_bytes, static_cast<unsigned long long>(least_block / 1024),
+          static_cast<unsigned long long>(kMostBlockBytes / kMiB));
+    }
+  } else {
+    block = std::bit_floor(std::max<std::uint64_t>(bytes / 64, 1));
+    block = std::max(std::min(block, kLargestBlockBytes), least_block);
+    while (blocks_in(bytes, block) < needed && block / 2 >= least_block) block /= 2;
+  }
+
+  std::uint64_t count = std::max<std::uint64_t>(blocks_in(bytes, block), 2);
+  // Riding out a stall goes before a tool's small wish, up to what everybody gets by default.
+  if (count < needed && wish.set_bytes.bytes == 0) {
+    count = std::clamp(default_bytes / block, std::max<std::uint64_t>(count, 3), needed);
+  }
+  // Past that, the timeout gives way.
+  if (count < needed && count > 2 && wish.set_retire_ms == 0) {
+    const auto spare = static_cast<std::uint32_t>(count - 2);
+    retire_ms = (kStallMs + spare - 1) / spare;
+  }
+
+  geometry.block_bytes = static_cast<std::uint32_t>(block);
+  geometry.block_count = static_cast<std::uint32_t>(std::min(count, kMostBlocks));
+  geometry.retire_ms = retire_ms;
+  return true;
+}
+
+}  // namespace pcapv3

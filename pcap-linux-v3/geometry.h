@@ -1,0 +1,55 @@
+// What shape a ring gets: what the tool and the settings ask for, and what the machine has, turned
+// into block size, number of blocks and retire timeout. A pure function; pcap-linux-v3(7) has its
+// results as a table.
+//
+// Two things use a ring up. Bytes: a burst that the reader does not keep pace with. And time: the
+// kernel closes a block that holds packets when the retire timeout has passed, however little is in
+// it (af_packet.c: prb_retire_rx_blk_timer_expired), so that at a trickle of packets a ring lasts for
+// blocks x timeout and no longer. A short timeout therefore gets many small blocks.
+#pragma once
+
+#include <cstdint>
+
+#include "error.h"
+#include "settings.h"
+
+namespace pcapv3 {
+
+inline constexpr std::uint64_t kMiB = 1 << 20;
+
+/// What libpcap's stock code asks for when the tool does not say (pcap-linux.c: setup_mmapped).
+/// dumpcap passes the same figure on as if its user had chosen it, so that it is no wish.
+inline constexpr std::uint64_t kStockRingBytes = 2 * kMiB;
+inline constexpr std::uint64_t kDefaultRingBytes = 64 * kMiB;
+inline constexpr std::uint64_t kLargestBlockBytes = 1 * kMiB;
+/// The stall of the reader that a ring rides out whatever the timeout, in milliseconds.
+inline constexpr std::uint32_t kStallMs = 250;
+/// The retire timeout for a tool that sets none. Stock libpcap has no timeout then, so that packets
+/// on a quiet link stay in an open block until that is full, for hours if need be.
+inline constexpr std::uint32_t kUnboundedRetireMs = 1000;
+
+struct RingWish {
+  std::uint64_t tool_bytes = 0;      ///< pcap_set_buffer_size(3PCAP); 0 or kStockRingBytes: none.
+  ByteSetting set_bytes;             ///< PCAPV3_BUFFER.
+  ByteSetting set_block;             ///< PCAPV3_BLOCK.
+  std::uint32_t set_retire_ms = 0;   ///< PCAPV3_RETIRE; 0: not set.
+  int timeout_ms = 0;                ///< pcap_set_timeout(3PCAP); 0 or less: none.
+  bool immediate = false;            ///< pcap_set_immediate_mode(3PCAP).
+  std::uint64_t free_bytes = 0;      ///< Memory that can be had on this machine.
+  std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.
+  std::uint32_t page_bytes = 4096;
+};
+
+struct Geometry {
+  std::uint32_t block_bytes = 0;
+  std::uint32_t block_count = 0;
+  std::uint32_t retire_ms = 0;
+
+  std::uint64_t ring_bytes() const { return std::uint64_t{block_bytes} * block_count; }
+};
+
+/// Chooses. What a setting asks for is done to the letter; a tool's wish may be exceeded, and its
+/// timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting asks for what can't be.
+bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error);
+
+}  // namespace pcapv3

@@ -1,0 +1,248 @@
+// The operations that libpcap calls, for a handle on one interface: a port.
+//
+// A port puts the pieces together: settings and machine into a geometry, that into a ring, the ring
+// into a source, and the source's packets through delivery into the program's callback. It decides
+// when to wait, and asks libpcap to do the waiting.
+#include "module.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "compat/pcap_linux.h"
+#include "counters.h"
+#include "delivery.h"
+#include "geometry.h"
+#include "log.h"
+#include "machine.h"
+#include "ring.h"
+#include "settings.h"
+#include "source.h"
+
+struct pcapv3_port {
+ public:
+  pcapv3_port(pcap_t* handle, const char* device)
+      : handle_(handle),
+        break_flag_(pcap_linux_break_flag(handle)),
+        delivery_(break_flag_, counters_) {
+    std::snprintf(device_, sizeof(device_), "%s", device);
+  }
+  ~pcapv3_port();
+  pcapv3_port(const pcapv3_port&) = delete;
+  pcapv3_port& operator=(const pcapv3_port&) = delete;
+
+  // The memory is malloc's, so that the library needs nothing of a C++ run-time library.
+  static void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+    return std::malloc(bytes);
+  }
+  static void operator delete(void* memory) { std::free(memory); }
+
+  bool open();
+  bool takes_immediate() const;
+  int make_ring(int fd, const pcapv3_wish& wish);
+  void refresh();
+  int read(int count, pcap_handler callback, u_char* user);
+  void count(unsigned packets, unsigned drops, unsigned freezes);
+  void say_stock(const char* why) { debug_.line("%s: stock handle: %s", device_, why); }
+
+  const pcapv3::Ring& ring() const { return ring_; }
+  unsigned block_index() const { return source_.index(); }
+  const char* error() const { return error_.c_str(); }
+
+ private:
+  int corrupt_block();
+  void close_block();
+
+  pcap_t* const handle_;
+  char device_[64];  // a copy: stock code may free its own first; longer names are no interface's
+  volatile sig_atomic_t* const break_flag_;
+  pcapv3::ErrorText error_;
+  pcapv3::Settings settings_;
+  pcapv3::Log debug_;
+  pcapv3::Log stats_;
+  pcapv3::Counters counters_;
+  pcapv3::Ring ring_;
+  pcapv3::Source source_{ring_};
+  pcapv3::Delivery delivery_;
+  bool active_ = false;
+  bool endless_ = false;
+  bool filtering_old_blocks_ = false;
+};
+
+namespace {
+
+bool run_filter(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
+                std::uint32_t captured_length, bool tagged, std::uint16_t tci) {
+  return pcap_linux_filter(static_cast<pcap_t*>(owner), bytes, wire_length, captured_length,
+                           tagged ? 1 : 0, tci) != 0;
+}
+
+pcapv3::LinkHeader link_header_of(const pcap_linux_view& view) {
+  if (view.cooked == 0) return pcapv3::LinkHeader::kFrame;
+  return view.link_type == DLT_LINUX_SLL2 ? pcapv3::LinkHeader::kSll2 : pcapv3::LinkHeader::kSll;
+}
+
+}  // namespace
+
+pcapv3_port::~pcapv3_port() {
+  if (!active_ || !stats_.on()) return;
+  char text[400];
+  pcapv3::summarize(counters_, device_, text, sizeof(text));
+  stats_.line("%s", text);
+}
+
+bool pcapv3_port::open() {
+  return settings_.read(pcapv3::trusted_environment(), error_) &&
+         debug_.open("PCAPV3_DEBUG", settings_.debug, error_) &&
+         stats_.open("PCAPV3_STATS", settings_.stats, error_);
+}
+
+bool pcapv3_port::takes_immediate() const {
+  switch (settings_.immediate) {
+    case pcapv3::Settings::Immediate::kV2:
+      return false;
+    case pcapv3::Settings::Immediate::kV3:
+      return true;
+    case pcapv3::Settings::Immediate::kDefault:
+      break;
+  }
+  // From 6.18 on the retire timer is an hrtimer; before, it counts in jiffies, and a packet can wait
+  // 4 to 8 ms for it (af_packet.c: prb_setup_retire_blk_timer).
+  return pcapv3::kernel_is_at_least(6, 18);
+}
+
+int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
+  pcapv3::RingWish w;
+  w.tool_bytes = wish.buffer_bytes;
+  w.set_bytes = settings_.buffer;
+  w.set_block = settings_.block;
+  w.set_retire_ms = settings_.retire_ms;
+  w.timeout_ms = wish.timeout_ms;
+  w.immediate = wish.immediate != 0;
+  w.free_bytes = pcapv3::free_memory();
+  w.largest_packet = pcapv3::largest_packet(wish.interface);
+  w.page_bytes = static_cast<std::uint32_t>(getpagesize());
+
+  pcapv3::Geometry wanted;
+  if (!pcapv3::choose_geometry(w, wanted, error_)) {
+    errno = EINVAL;
+    return -1;
+  }
+  if (!ring_.create(fd, wanted)) {
+    const int reason = errno;
+    error_.set("can't create a ring of %u blocks of %u KiB: %s; PCAPV3_BUFFER asks for less",
+               wanted.block_count, wanted.block_bytes / 1024, std::strerror(reason));
+    errno = reason;
+    return -1;
+  }
+  source_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
+  const pcapv3::Geometry& got = ring_.geometry();
+  debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,
+              got.block_count, got.block_bytes / 1024,
+              got.block_count < wanted.block_count ? " (memory is short)" : "", got.retire_ms,
+              wish.immediate != 0 ? ", immediate mode" : "");
+  return 0;
+}
+
+void pcapv3_port::refresh() {
+  active_ = true;
+  pcap_linux_view view;
+  pcap_linux_look(handle_, &view);
+  pcapv3::Plan plan;
+  plan.link_header = link_header_of(view);
+  plan.vlan_offset = view.vlan_offset;
+  plan.snapshot = static_cast<std::uint32_t>(view.snapshot);
+  plan.nanoseconds = view.nanoseconds != 0;
+  plan.direction = view.direction;
+  plan.interface = view.interface;
+  plan.loopback = view.loopback;
+  if (view.filter_here != 0) {
+    plan.filter = run_filter;
+    plan.filter_owner = handle_;
+  }
+  filtering_old_blocks_ = view.filter_blocks != 0;
+  endless_ = view.endless != 0;
+  delivery_.follow(plan);
+}
+
+int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
+  const int most = count <= 0 ? INT_MAX : count;
+  int delivered = 0;
+  do {
+    if (!source_.open()) {
+      const int status = pcap_linux_wait(handle_);
+      if (status != 0) return status;
+    }
+    while (delivered < most && source_.open()) {
+      pcapv3::PacketCursor& cursor = source_.cursor();
+      delivered += delivery_.run(cursor, most - delivered, callback, user);
+      if (cursor.corrupt()) return corrupt_block();
+      if (cursor.done()) close_block();
+      if (*break_flag_ != 0) {
+        *break_flag_ = 0;
+        return PCAP_ERROR_BREAK;
+      }
+    }
+  } while (delivered == 0 && endless_);
+  return delivered;
+}
+
+void pcapv3_port::close_block() {
+  source_.close();
+  ++counters_.blocks;
+  if (filtering_old_blocks_ && pcap_linux_block_filtered(handle_) == 0) refresh();
+}
+
+int pcapv3_port::corrupt_block() {
+  const pcapv3::PacketCursor& cursor = source_.cursor();
+  error_.set("corrupt block %u in the ring: the packet at byte %zu does not fit into it",
+             source_.index(), cursor.offset());
+  pcap_linux_error(handle_, error_.c_str());
+  counters_.corrupt += cursor.left();
+  close_block();
+  return PCAP_ERROR;
+}
+
+void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
+  counters_.received += packets;
+  counters_.dropped += drops;
+  counters_.freezes += freezes;
+}
+
+int pcapv3_is_on() { return pcapv3::switched_off() ? 0 : 1; }
+
+pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error) {
+  auto* port = new (std::nothrow) pcapv3_port(handle, device);
+  if (port == nullptr) {
+    std::snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a port");
+    return nullptr;
+  }
+  if (port->open()) return port;
+  std::snprintf(error, PCAP_ERRBUF_SIZE, "%s", port->error());
+  delete port;
+  return nullptr;
+}
+
+void pcapv3_close(pcapv3_port* port) { delete port; }
+int pcapv3_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
+int pcapv3_make_ring(pcapv3_port* port, int fd, const pcapv3_wish* wish) {
+  return port->make_ring(fd, *wish);
+}
+const char* pcapv3_error(const pcapv3_port* port) { return port->error(); }
+void* pcapv3_ring_base(const pcapv3_port* port) { return port->ring().base(); }
+unsigned pcapv3_block_count(const pcapv3_port* port) { return port->ring().geometry().block_count; }
+unsigned pcapv3_block_bytes(const pcapv3_port* port) { return port->ring().geometry().block_bytes; }
+unsigned pcapv3_block_index(const pcapv3_port* port) { return port->block_index(); }
+void pcapv3_refresh(pcapv3_port* port) { port->refresh(); }
+int pcapv3_read(pcapv3_port* port, int count, pcap_handler callback, u_char* user) {
+  return port->read(count, callback, user);
+}
+void pcapv3_count(pcapv3_port* port, unsigned packets, unsigned drops, unsigned freezes) {
+  port->count(packets, drops, freezes);
+}
+void pcapv3_say_stock(pcapv3_port* port, const char* why) { port->say_stock(why); }

@@ -1,0 +1,54 @@
+#include "ring.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+namespace pcapv3 {
+namespace {
+
+constexpr unsigned kFewestBlocks = 2;
+
+bool request(int fd, const Geometry& g) {
+  tpacket_req3 r{};
+  r.tp_block_size = g.block_bytes;
+  r.tp_block_nr = g.block_count;
+  // V3 has no frames of fixed size; the kernel only wants the figures to agree (packet_set_ring).
+  r.tp_frame_size = g.block_bytes;
+  r.tp_frame_nr = g.block_count;
+  r.tp_retire_blk_tov = g.retire_ms;
+  return setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &r, sizeof(r)) == 0;
+}
+
+void drop(int fd) {
+  // All of a tpacket_req3: a V3 socket refuses the shorter struct and keeps its ring.
+  const tpacket_req3 none{};
+  setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &none, sizeof(none));
+}
+
+}  // namespace
+
+Ring::~Ring() {
+  if (base_ != nullptr) munmap(base_, geometry_.ring_bytes());
+}
+
+bool Ring::create(int fd, const Geometry& wanted) {
+  Geometry g = wanted;
+  while (!request(fd, g)) {
+    if (errno != ENOMEM || g.block_count <= kFewestBlocks) return false;
+    const unsigned fewer = g.block_count / 20;
+    g.block_count -= fewer > 1 ? fewer : 1;
+  }
+  void* mapping = mmap(nullptr, g.ring_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (mapping == MAP_FAILED) {
+    const int error = errno;
+    drop(fd);
+    errno = error;
+    return false;
+  }
+  base_ = static_cast<std::byte*>(mapping);
+  geometry_ = g;
+  return true;
+}
+
+}  // namespace pcapv3

@@ -1,0 +1,43 @@
+// What the person who runs a program asks of the library: the environment variables PCAPV3_*.
+//
+// They are read once, at pcap_activate(), and turned into plain values here. What a value then leads
+// to is decided elsewhere (geometry.h, module.cc). pcap-linux-v3(7) documents each of them.
+#pragma once
+
+#include <cstdint>
+
+#include "error.h"
+
+namespace pcapv3 {
+
+/// A setting in bytes, and how it was written, for error texts.
+struct ByteSetting {
+  std::uint64_t bytes = 0;  ///< 0: not set.
+  const char* text = "";
+};
+
+struct Settings {
+  enum class Immediate { kDefault, kV2, kV3 };
+
+  ByteSetting buffer;           ///< PCAPV3_BUFFER.
+  ByteSetting block;            ///< PCAPV3_BLOCK.
+  std::uint32_t retire_ms = 0;  ///< PCAPV3_RETIRE; 0: not set.
+  Immediate immediate = Immediate::kDefault;  ///< PCAPV3_IMMEDIATE.
+  bool drain = true;                          ///< PCAPV3_DRAIN.
+  const char* stats = nullptr;                ///< PCAPV3_STATS: "stderr" or a file's path.
+  const char* debug = nullptr;                ///< PCAPV3_DEBUG: likewise.
+
+  /// Reads `environment`, strings "NAME=VALUE" up to a null pointer, which must outlive what is
+  /// read. False, with a text that names the variable, its value and what would be right, if a value
+  /// can't be used or a name with the prefix is unknown: a misspelt setting must not pass unseen.
+  bool read(const char* const* environment, ErrorText& error);
+};
+
+/// Whether PCAPV3=off asks for stock libpcap. Any other value is left for Settings::read to judge.
+bool switched_off();
+
+/// The environment settings are read from: empty in secure-execution mode (secure_getenv(3)), where
+/// it comes from somebody with fewer rights than the process has.
+const char* const* trusted_environment();
+
+}  // namespace pcapv3

@@ -1,0 +1,51 @@
+// A ring with a place in it: which block is being read, and how far.
+//
+// Blocks are taken in ring order, as the kernel fills them, and given back when walked through.
+#pragma once
+
+#include "block.h"
+#include "ring.h"
+
+namespace pcapv3 {
+
+class Source {
+ public:
+  /// `ring` may be created later, but before anything else here is called.
+  explicit Source(Ring& ring) : ring_(ring) {}
+
+  /// The room that packets have been promised in front of their bytes.
+  void set_headroom(std::uint32_t bytes) { headroom_ = bytes; }
+
+  /// Makes sure a block is open: the one already being read, or the next if the kernel has handed it
+  /// over. False if there is none yet.
+  bool open() {
+    if (open_) return true;
+    if (!ring_.is_ours(index_)) return false;
+    cursor_ = PacketCursor(ring_.block(index_), ring_.geometry().block_bytes, headroom_);
+    open_ = true;
+    return true;
+  }
+
+  /// The open block's packets.
+  PacketCursor& cursor() { return cursor_; }
+
+  /// Gives the open block back and steps on to the next.
+  void close() {
+    ring_.give_back(index_);
+    if (++index_ == ring_.geometry().block_count) index_ = 0;
+    open_ = false;
+    cursor_ = PacketCursor();
+  }
+
+  /// The block being read, or to be read next.
+  unsigned index() const { return index_; }
+
+ private:
+  Ring& ring_;
+  std::uint32_t headroom_ = 0;
+  unsigned index_ = 0;
+  bool open_ = false;
+  PacketCursor cursor_;
+};
+
+}  // namespace pcapv3

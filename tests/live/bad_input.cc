@@ -1,0 +1,391 @@
+// What comes of wrong use, of what the machine refuses, and of interfaces that go away: the status
+// codes and texts of stock libpcap, which bad_input.test compares word by word, no crash and
+// nothing left open. Run in a namespace of its own, where it makes and removes interfaces. Leaves
+// right use to api_live.cc.
+#include <grp.h>
+
+#include <atomic>
+#include <climits>
+#include <initializer_list>
+#include <string_view>
+
+#include "capture.h"
+#include "frames.h"
+#include "harness.h"
+
+namespace pcapv3::live {
+namespace {
+
+int g_report = -1;
+
+/// Keeps a status and its text for the comparison of two libraries.
+void report(const std::string& what, int status, const char* text) {
+  dprintf(g_report, "%s: %d %s\n", what.c_str(), status, text);
+}
+
+/// Activates, which must fail with `wanted` and a text.
+void check_fails(pcap_t* p, int wanted, const std::string& what) {
+  const int status = pcap_activate(p);
+  CHECK(status == wanted, "%s: status %d, not %d: %s", what.c_str(), status, wanted,
+        pcap_geterr(p));
+  CHECK(*pcap_geterr(p) != '\0', "%s: no text", what.c_str());
+  report(what, status, pcap_geterr(p));
+}
+
+/// Captures a frame that is sent out of see0.
+void check_captures(pcap_t* p) {
+  Sender("see0").send(1, 3);
+  check_sequence(take_until(p, 3), 1, 3);
+}
+
+void ip(const std::string& arguments) {
+  const std::string command = "ip " + arguments;
+  CHECK(std::system(command.c_str()) == 0, "%s", command.c_str());
+}
+
+/// Two interfaces joined; tests capture on near0 and send from far0.
+void make_pair() {
+  if (if_nametoindex("near0") != 0) ip("link delete near0");  // an earlier test's
+  ip("link add near0 type veth peer name far0");
+  for (const char* name : {"near0", "far0"}) ip(std::string("link set arp off up dev ") + name);
+}
+
+// What can't be opened.
+
+void no_such_interface() {
+  const Handle handle = create({.device = "nowhere0"});
+  check_fails(handle.get(), PCAP_ERROR_NO_SUCH_DEVICE, "no such interface");
+  char error[PCAP_ERRBUF_SIZE] = "";
+  CHECK(pcap_open_live("nowhere0", 1000, 0, 10, error) == nullptr, "it was opened");
+  CHECK(std::strstr(error, "nowhere0") != nullptr, "%s", error);
+  report("no such interface, pcap_open_live", 0, error);
+}
+
+void impossible_names() {
+  const std::string names[] = {"", "a234567890123456", std::string(5000, 'a'), "see0 ", "../see0"};
+  for (const std::string& name : names) {
+    const Handle handle = create({.device = name.c_str()});
+    check_fails(handle.get(), PCAP_ERROR_NO_SUCH_DEVICE, "name \"" + name + "\"");
+  }
+}
+
+void interface_is_down() {
+  make_pair();
+  ip("link set near0 down");
+  const Handle handle = create({.device = "near0"});
+  check_fails(handle.get(), PCAP_ERROR_IFACE_NOT_UP, "interface is down");
+}
+
+void no_privileges() {
+  CHECK(setgroups(0, nullptr) == 0 && setresgid(65534, 65534, 65534) == 0 &&
+            setresuid(65534, 65534, 65534) == 0,
+        "%s", std::strerror(errno));
+  for (const char* device : {"see0", "any"}) {
+    const Handle handle = create({.device = device});
+    check_fails(handle.get(), PCAP_ERROR_PERM_DENIED, std::string("no privileges, ") + device);
+  }
+}
+
+void failures_leave_nothing() {
+  make_pair();
+  ip("link set near0 down");
+  const std::size_t before = count_descriptors();
+  for (int i = 0; i < 50; ++i) {
+    const Handle handle = create({.device = i % 2 == 0 ? "nowhere0" : "near0"});
+    CHECK(pcap_activate(handle.get()) < 0, "it was opened");
+  }
+  CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);
+}
+
+// Numbers that make no sense.
+
+void snapshot_lengths() {
+  for (const int snaplen : {0, -1, INT_MIN, kWhole + 1, INT_MAX}) {
+    const Handle handle = open_capture({.snaplen = snaplen});
+    CHECK(pcap_snapshot(handle.get()) == kWhole, "%d, asked for %d", pcap_snapshot(handle.get()),
+          snaplen);
+    check_captures(handle.get());
+  }
+}
+
+void buffer_sizes() {
+  for (const int bytes : {0, -1, INT_MIN, 1, 4097}) {
+    const Handle handle = open_capture({.buffer_bytes = bytes});
+    check_captures(handle.get());
+  }
+}
+
+void largest_buffer() {
+  // The kernel takes the memory at once, and asks for it so hard that it ends other processes.
+  std::ifstream meminfo("/proc/meminfo");
+  long available_kib = 0;
+  for (std::string line; std::getline(meminfo, line);) {
+    if (line.starts_with("MemAvailable:")) available_kib = std::atol(line.c_str() + 13);
+  }
+  if (available_kib < 6 << 20) skip("needs 6 GiB of free memory");
+  const Handle handle = create({.buffer_bytes = INT_MAX});
+  const int status = pcap_activate(handle.get());
+  if (status == 0) {
+    check_captures(handle.get());
+  } else {
+    CHECK(status == PCAP_ERROR && *pcap_geterr(handle.get()) != '\0', "status %d without a text",
+          status);
+  }
+}
+
+void negative_timeout() {
+  const Handle handle = open_capture({.timeout_ms = -1});
+  Packets packets;
+  CHECK(pcap_dispatch(handle.get(), -1, keep, user(packets)) == 0, "it waits");
+}
+
+// Calls at the wrong time.
+
+void activated_twice() {
+  const Handle handle = open_capture();
+  pcap_t* p = handle.get();
+  check_fails(p, PCAP_ERROR_ACTIVATED, "activated twice");
+  for (const auto set :
+       {pcap_set_snaplen, pcap_set_promisc, pcap_set_timeout, pcap_set_immediate_mode,
+        pcap_set_buffer_size, pcap_set_tstamp_type, pcap_set_tstamp_precision, pcap_set_rfmon}) {
+    const int status = set(p, 1);
+    CHECK(status == PCAP_ERROR_ACTIVATED, "status %d, %s", status, pcap_geterr(p));
+    report("set after activation", status, pcap_geterr(p));
+  }
+  check_captures(p);
+}
+
+void before_activation() {
+  const Handle handle = create();
+  pcap_t* p = handle.get();
+  Packets packets;
+  pcap_pkthdr* header = nullptr;
+  const u_char* data = nullptr;
+  pcap_stat stats;
+  bpf_insn all = BPF_STMT(BPF_RET | BPF_K, kWhole);
+  bpf_program program = {.bf_len = 1, .bf_insns = &all};
+  int* list = nullptr;
+  char error[PCAP_ERRBUF_SIZE] = "";
+  const struct {
+    const char* name;
+    int status;
+  } kCalls[] = {
+      {"pcap_dispatch", pcap_dispatch(p, -1, keep, user(packets))},
+      {"pcap_loop", pcap_loop(p, 1, keep, user(packets))},
+      {"pcap_next_ex", pcap_next_ex(p, &header, &data)},
+      {"pcap_inject", pcap_inject(p, "", 1)},
+      {"pcap_setfilter", pcap_setfilter(p, &program)},
+      {"pcap_setdirection", pcap_setdirection(p, PCAP_D_IN)},
+      {"pcap_stats", pcap_stats(p, &stats)},
+      {"pcap_datalink", pcap_datalink(p)},
+      {"pcap_snapshot", pcap_snapshot(p)},
+      {"pcap_list_datalinks", pcap_list_datalinks(p, &list)},
+      {"pcap_getnonblock", pcap_getnonblock(p, error)},
+  };
+  for (const auto& call : kCalls) {
+    CHECK(call.status == PCAP_ERROR_NOT_ACTIVATED, "%s: status %d", call.name, call.status);
+    report(call.name, call.status, "");
+  }
+  const int status = pcap_set_datalink(p, DLT_EN10MB);
+  CHECK(status < 0, "status %d", status);
+  report("pcap_set_datalink", status, pcap_geterr(p));
+  CHECK(pcap_get_selectable_fd(p) == -1 && pcap_fileno(p) == -1, "there is a descriptor");
+  CHECK(pcap_activate(p) == 0, "%s", pcap_geterr(p));
+  check_captures(p);
+}
+
+// Interfaces that go down, come up, or go away.
+
+/// Sends from far0, one number after the other, until told that it is enough. What a link that is
+/// not up yet does not take is not sent again.
+void send_until(const std::atomic<bool>& enough, std::uint32_t first) {
+  const Sender sender("far0");
+  for (std::uint32_t number = first; !enough; ++number) {
+    sender.try_send(bytes_of({.number = number}));
+    usleep(1000);
+  }
+}
+
+void down_and_up() {
+  make_pair();
+  const Handle handle = open_capture({.device = "near0"});
+  Sender("far0").send(0, 5);
+  check_sequence(take_until(handle.get(), 4), 0, 4);
+  std::atomic<bool> enough = false;
+  const pid_t reader = getpid();
+  std::thread other([&] {
+    wait_until_asleep(reader);
+    ip("link set near0 down");
+    usleep(20000);  // the reader may look at it once or many times
+    ip("link set near0 up");
+    send_until(enough, 5);
+  });
+  const Packets packets = take_count(handle.get(), 5);
+  enough = true;
+  check_sequence(packets, number_of(packets.front().bytes), number_of(packets.back().bytes));
+  other.join();
+}
+
+void down_and_up_nonblock() {
+  make_pair();
+  const Handle handle = open_capture({.device = "near0"});
+  pcap_t* p = handle.get();
+  set_nonblock(p);
+  ip("link set near0 down");
+  Packets packets;
+  // A program that waits in select(2) has to be told to look every millisecond.
+  while (pcap_get_required_select_timeout(p) == nullptr) {
+    const int taken = pcap_dispatch(p, -1, keep, user(packets));
+    CHECK(taken == 0, "status %d, %s", taken, pcap_geterr(p));
+  }
+  ip("link set near0 up");
+  std::atomic<bool> enough = false;
+  std::thread other([&] { send_until(enough, 0); });
+  while (packets.empty() || pcap_get_required_select_timeout(p) != nullptr) {
+    const int taken = pcap_dispatch(p, -1, keep, user(packets));
+    CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(p));
+  }
+  enough = true;
+  check_sequence(packets, number_of(packets.front().bytes), number_of(packets.back().bytes));
+  other.join();
+}
+
+void check_disappeared(pcap_t* p, int status) {
+  CHECK(status == PCAP_ERROR, "status %d", status);
+  CHECK(std::string_view(pcap_geterr(p)) == "The interface disappeared", "%s", pcap_geterr(p));
+}
+
+void disappears() {
+  const std::size_t before = count_descriptors();
+  for (const bool loop : {false, true}) {
+    make_pair();
+    const Handle handle = open_capture({.device = "near0"});
+    pcap_t* p = handle.get();
+    const pid_t reader = getpid();
+    std::thread other([&] {
+      wait_until_asleep(reader);
+      ip("link delete near0");
+    });
+    Packets packets;
+    int status = 0;
+    do {
+      status =
+          loop ? pcap_loop(p, -1, keep, user(packets)) : pcap_dispatch(p, -1, keep, user(packets));
+    } while (status == 0);
+    check_disappeared(p, status);
+    other.join();
+  }
+  CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);
+}
+
+void disappears_nonblock() {
+  make_pair();
+  const Handle handle = open_capture({.device = "near0"});
+  pcap_t* p = handle.get();
+  set_nonblock(p);
+  Sender("far0").send(0, 5);
+  pollfd ready = {.fd = pcap_get_selectable_fd(p), .events = POLLIN, .revents = 0};
+  CHECK(poll(&ready, 1, 5000) == 1, "nothing came");
+  ip("link delete near0");
+  // What had come is delivered first.
+  Packets packets;
+  int status = 0;
+  while (status >= 0) status = pcap_dispatch(p, 2, keep, user(packets));
+  check_disappeared(p, status);
+  check_sequence(packets, 0, 4);
+}
+
+void any_outlives_an_interface() {
+  make_pair();
+  const Handle handle = open_capture({.device = "any"});
+  const pid_t reader = getpid();
+  std::thread other([&] {
+    wait_until_asleep(reader);
+    ip("link delete near0");
+    Sender("see0").send(0, 5);
+  });
+  const Packets packets = take_until(handle.get(), 4);
+  CHECK(packets.size() == 5, "%zu packets", packets.size());
+  other.join();
+}
+
+// Settings, which only this library has.
+
+void check_refused(const char* name, std::initializer_list<const char*> values) {
+  const std::size_t before = count_descriptors();
+  for (const char* value : values) {
+    const Handle handle = create();
+    pcap_t* p = handle.get();
+    setenv(name, value, 1);
+    const int status = pcap_activate(p);
+    CHECK(status == PCAP_ERROR, "%s=%s: status %d", name, value, status);
+    CHECK(std::strstr(pcap_geterr(p), name) != nullptr, "%s", pcap_geterr(p));
+    CHECK(std::strstr(pcap_geterr(p), value) != nullptr, "%s", pcap_geterr(p));
+    unsetenv(name);
+  }
+  CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);
+}
+
+void setting_switch() { check_refused("PCAPV3", {"banana", "OFF", "0"}); }
+void setting_buffer() {
+  check_refused("PCAPV3_BUFFER", {"banana", "0", "-1", "64Q", "64 M", "10000000000000G"});
+}
+void setting_block() { check_refused("PCAPV3_BLOCK", {"1000", "0", "x"}); }
+void setting_retire() { check_refused("PCAPV3_RETIRE", {"-1", "x", "0", "99999999999"}); }
+void setting_stats() { check_refused("PCAPV3_STATS", {"/nonexistent/dir/file"}); }
+void setting_debug() { check_refused("PCAPV3_DEBUG", {"/nonexistent/dir/file"}); }
+void setting_unknown() { check_refused("PCAPV3_BUFER", {"1"}); }
+void setting_too_much() {
+  skip("a ring that memory can't hold makes the kernel end other processes");
+}
+
+constexpr Test kTests[] = {
+    {"no such interface", no_such_interface},
+    {"names that no interface can have", impossible_names},
+    {"an interface that is down", interface_is_down},
+    {"no privileges", no_privileges},
+    {"failures leave no descriptor", failures_leave_nothing},
+    {"snapshot lengths of 0, negative and huge", snapshot_lengths},
+    {"buffer sizes of 0, negative and tiny", buffer_sizes},
+    {"the largest buffer size", largest_buffer, 20},
+    {"a negative time-out", negative_timeout},
+    {"activated twice, set after activation", activated_twice},
+    {"calls before activation", before_activation},
+    {"down and up in mid-capture", down_and_up},
+    {"down and up in mid-capture, non-blocking", down_and_up_nonblock},
+    {"the interface disappears", disappears},
+    {"the interface disappears, non-blocking", disappears_nonblock},
+    {"any goes on when an interface disappears", any_outlives_an_interface},
+};
+
+constexpr Test kSettings[] = {
+    {"PCAPV3 that can't be used", setting_switch},
+    {"PCAPV3_BUFFER that can't be used", setting_buffer},
+    {"PCAPV3_BUFFER that memory can't hold", setting_too_much},
+    {"PCAPV3_BLOCK that can't be used", setting_block},
+    {"PCAPV3_RETIRE that can't be used", setting_retire},
+    {"PCAPV3_STATS that can't be written", setting_stats},
+    {"PCAPV3_DEBUG that can't be written", setting_debug},
+    {"a setting that there is not", setting_unknown},
+};
+
+}  // namespace
+}  // namespace pcapv3::live
+
+int main(int argc, char** argv) {
+  using namespace pcapv3::live;
+  std::vector<Test> tests(std::begin(kTests), std::end(kTests));
+  const bool ours = argc > 2 && std::string_view(argv[argc == 3 ? 2 : 1]) == "ours";
+  if (ours) tests.insert(tests.end(), std::begin(kSettings), std::end(kSettings));
+  if (argc == 3 && std::string_view(argv[1]) == "--count") {
+    std::printf("%zu\n", tests.size());
+    return EXIT_SUCCESS;
+  }
+  if (argc != 4) {
+    std::fprintf(stderr, "usage: %s --count LIBRARY | LIBRARY FIRST-NUMBER REPORT-FILE\n", argv[0]);
+    return EXIT_FAILURE;
+  }
+  g_report = open(argv[3], O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+  if (g_report < 0) give_up(argv[3]);
+  return run_tests(argv[1], std::atoi(argv[2]), tests);
+}

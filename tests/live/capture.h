@@ -1,0 +1,173 @@
+// What tests do with a libpcap handle: open it, take frames from it, compare them with those sent.
+// Leaves making and sending frames to frames.h.
+#pragma once
+
+#include <dirent.h>
+#include <pcap.h>
+#include <poll.h>
+
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "frames.h"
+#include "harness.h"
+
+namespace pcapv3::live {
+
+struct CloseHandle {
+  void operator()(pcap_t* handle) const { pcap_close(handle); }
+};
+using Handle = std::unique_ptr<pcap_t, CloseHandle>;
+
+constexpr int kWhole = 262144;  // the largest snapshot length libpcap takes
+
+struct Options {
+  const char* device = "see0";
+  int snaplen = kWhole;
+  int timeout_ms = 10;
+  bool immediate = false;
+  int buffer_bytes = 0;  // 0: the library's own choice
+  int precision = PCAP_TSTAMP_PRECISION_MICRO;
+};
+
+/// A handle with its options set, not activated.
+inline Handle create(const Options& options = {}) {
+  char error[PCAP_ERRBUF_SIZE] = "";
+  Handle handle(pcap_create(options.device, error));
+  CHECK(handle != nullptr, "%s", error);
+  pcap_t* p = handle.get();
+  CHECK(pcap_set_snaplen(p, options.snaplen) == 0, "%s", pcap_geterr(p));
+  CHECK(pcap_set_timeout(p, options.timeout_ms) == 0, "%s", pcap_geterr(p));
+  CHECK(pcap_set_immediate_mode(p, options.immediate) == 0, "%s", pcap_geterr(p));
+  CHECK(pcap_set_buffer_size(p, options.buffer_bytes) == 0, "%s", pcap_geterr(p));
+  CHECK(pcap_set_tstamp_precision(p, options.precision) == 0, "%s", pcap_geterr(p));
+  return handle;
+}
+
+inline Handle open_capture(const Options& options = {}) {
+  Handle handle = create(options);
+  const int status = pcap_activate(handle.get());
+  CHECK(status == 0, "status %d, %s", status, pcap_geterr(handle.get()));
+  return handle;
+}
+
+inline void set_nonblock(pcap_t* p) {
+  char error[PCAP_ERRBUF_SIZE] = "";
+  CHECK(pcap_setnonblock(p, 1, error) == 0, "%s", error);
+}
+
+inline void set_filter(pcap_t* p, const char* expression) {
+  bpf_program program;
+  CHECK(pcap_compile(p, &program, expression, 1, PCAP_NETMASK_UNKNOWN) == 0, "%s: %s", expression,
+        pcap_geterr(p));
+  const int status = pcap_setfilter(p, &program);
+  pcap_freecode(&program);
+  CHECK(status == 0, "%s: %s", expression, pcap_geterr(p));
+}
+
+struct Packet {
+  pcap_pkthdr header;
+  Bytes bytes;
+
+  Packet(const pcap_pkthdr& packet_header, const u_char* data)
+      : header(packet_header), bytes(data, data + packet_header.caplen) {}
+};
+using Packets = std::vector<Packet>;
+
+inline void keep(u_char* packets, const pcap_pkthdr* header, const u_char* data) {
+  reinterpret_cast<Packets*>(packets)->emplace_back(*header, data);
+}
+
+inline u_char* user(Packets& packets) { return reinterpret_cast<u_char*>(&packets); }
+
+/// The number of a captured frame. Fails the test if it is none of ours: links carry nothing else.
+inline std::uint32_t number_of(const Bytes& bytes) {
+  for (std::size_t at = 0; at + kPayload <= bytes.size() && at < 64; ++at) {
+    if (read32(&bytes[at]) == kMagic) return read32(&bytes[at + 4]);
+  }
+  fail(__FILE__, __LINE__, "number_of", "a frame of %zu bytes that no test sent", bytes.size());
+}
+
+/// Takes frames by pcap_dispatch until the one with the number `last` has come. It blocks as the
+/// handle does; the test's time limit is the only other end.
+inline Packets take_until(pcap_t* p, std::uint32_t last) {
+  Packets packets;
+  while (packets.empty() || number_of(packets.back().bytes) != last) {
+    pollfd ready = {.fd = pcap_get_selectable_fd(p), .events = POLLIN, .revents = 0};
+    if (pcap_getnonblock(p, nullptr) == 1) poll(&ready, 1, 100);
+    const std::size_t before = packets.size();
+    const int taken = pcap_dispatch(p, -1, keep, user(packets));
+    CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(p));
+    CHECK(static_cast<std::size_t>(taken) == packets.size() - before, "%d, but %zu callbacks",
+          taken, packets.size() - before);
+  }
+  return packets;
+}
+
+/// Takes `count` frames, whatever is in them.
+inline Packets take_count(pcap_t* p, std::size_t count) {
+  Packets packets;
+  while (packets.size() < count) {
+    const int taken =
+        pcap_dispatch(p, static_cast<int>(count - packets.size()), keep, user(packets));
+    CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(p));
+  }
+  return packets;
+}
+
+/// The packet is `frame`, cut off at the snapshot length.
+inline void check_frame(const Packet& packet, const Frame& frame, int snaplen = kWhole) {
+  const Bytes sent = bytes_of(frame);
+  const std::size_t caplen = std::min(sent.size(), static_cast<std::size_t>(snaplen));
+  CHECK(packet.header.len == sent.size(), "len %u of frame %u, sent with %zu", packet.header.len,
+        frame.number, sent.size());
+  CHECK(packet.header.caplen == caplen, "caplen %u of frame %u, not %zu", packet.header.caplen,
+        frame.number, caplen);
+  CHECK(std::equal(packet.bytes.begin(), packet.bytes.end(), sent.begin()),
+        "frame %u has other bytes than it was sent with", frame.number);
+}
+
+/// The packets are frames `first`, `first + step`, ... up to `last`, each whole and once, in order.
+inline void check_sequence(const Packets& packets, std::uint32_t first, std::uint32_t last,
+                           std::uint32_t step = 1, std::size_t size = 100) {
+  std::uint32_t expected = first;
+  for (const Packet& packet : packets) {
+    const std::uint32_t number = number_of(packet.bytes);
+    CHECK(number == expected, "frame %u came where %u was due", number, expected);
+    check_frame(packet, {.number = number, .size = size});
+    expected += step;
+  }
+  CHECK(expected == last + step, "frame %u is the first that did not come", expected);
+}
+
+inline pcap_stat stats_of(pcap_t* p) {
+  pcap_stat stats = {};
+  CHECK(pcap_stats(p, &stats) == 0, "%s", pcap_geterr(p));
+  return stats;
+}
+
+/// How many descriptors this process has.
+inline std::size_t count_descriptors() {
+  std::size_t count = 0;
+  DIR* directory = opendir("/proc/self/fd");
+  CHECK(directory != nullptr, "%s", std::strerror(errno));
+  while (readdir(directory) != nullptr) ++count;
+  closedir(directory);
+  return count - 3;  // ".", ".." and the directory's own
+}
+
+/// Waits until a thread of this process sleeps, as one does that waits for packets.
+inline void wait_until_asleep(pid_t thread) {
+  const std::string path = "/proc/self/task/" + std::to_string(thread) + "/stat";
+  for (char state = 0; state != 'S';) {
+    std::string line;
+    std::getline(std::ifstream(path), line);
+    state =
+        line.at(line.rfind(')') + 2);  // proc(5): the name may hold spaces, but not what follows
+    std::this_thread::yield();
+  }
+}
+
+}  // namespace pcapv3::live

@@ -1,0 +1,87 @@
+// Runs a table of tests, each in a process of its own and with a time limit, and prints TAP. A test
+// that crashes or hangs fails alone, and what it left open goes with it. Leaves to the tests what
+// they check, and to the scripts beside them the namespaces and the plan.
+#pragma once
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <span>
+
+namespace pcapv3::live {
+
+struct Test {
+  const char* name;
+  void (*run)();
+  unsigned limit_s = 10;
+};
+
+/// Where a test says why it was skipped, in memory that it shares with the process that prints TAP.
+inline char* skip_reason() {
+  constexpr std::size_t kBytes = 256;
+  static char* const kShared = static_cast<char*>(
+      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  return kShared;
+}
+
+[[noreturn]] inline void skip(const char* reason) {
+  std::snprintf(skip_reason(), 256, "%s", reason);
+  _exit(EXIT_SUCCESS);
+}
+
+[[noreturn, gnu::format(printf, 4, 5)]] inline void fail(const char* file, int line,
+                                                         const char* condition, const char* format,
+                                                         ...) {
+  char text[1024];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(text, sizeof(text), format, arguments);
+  va_end(arguments);
+  std::printf("# %s:%d: %s: %s\n", file, line, condition, text);
+  std::fflush(stdout);
+  _exit(EXIT_FAILURE);  // at once, whatever threads the test has
+}
+
+/// Ends the test as failed unless `condition` holds; the rest is printf's and says what was seen.
+#define CHECK(condition, ...) \
+  ((condition) ? (void)0 : ::pcapv3::live::fail(__FILE__, __LINE__, #condition, __VA_ARGS__))
+
+/// Runs one test and prints its line.
+inline bool run_test(const char* library, int number, const Test& test) {
+  *skip_reason() = '\0';
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    alarm(test.limit_s);  // SIGALRM ends the process: the one limit that holds in any loop
+    test.run();
+    std::fflush(stdout);
+    _exit(EXIT_SUCCESS);
+  }
+  int status = -1;
+  if (child < 0 || waitpid(child, &status, 0) != child) status = -1;
+  if (WIFSIGNALED(status)) {
+    std::printf("# ended by signal %d (%s); its limit was %u s\n", WTERMSIG(status),
+                strsignal(WTERMSIG(status)), test.limit_s);
+  }
+  const bool ok = WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS;
+  std::printf("%sok %d - %s: %s%s%s\n", ok ? "" : "not ", number, library, test.name,
+              *skip_reason() != '\0' ? " # SKIP " : "", skip_reason());
+  return ok;
+}
+
+/// Runs all tests, numbered from `first`. `library` says in each line which libpcap is under test.
+inline int run_tests(const char* library, int first, std::span<const Test> tests) {
+  bool all_ok = true;
+  for (const Test& test : tests) all_ok = run_test(library, first++, test) && all_ok;
+  return all_ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+}  // namespace pcapv3::live

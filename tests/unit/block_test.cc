@@ -1,0 +1,167 @@
+// The walk over a block: whole blocks, and every way in which one can lie.
+#include "catch.h"
+#include "test_block.h"
+
+namespace pcapv3::test {
+namespace {
+
+constexpr std::uint32_t kHeadroom = 4;
+
+/// Walks to the end or to where it breaks off; returns the packets seen.
+std::vector<Bytes> walk(PacketCursor& cursor) {
+  std::vector<Bytes> seen;
+  while (!cursor.done() && !cursor.corrupt()) {
+    const PacketView p = cursor.packet();
+    seen.emplace_back(p.bytes(), p.bytes() + p.header().tp_snaplen);
+    cursor.next();
+  }
+  return seen;
+}
+
+TestBlock block_of(std::size_t packets, std::uint32_t block_bytes = 65536) {
+  TestBlock block(block_bytes, kHeadroom);
+  for (std::size_t i = 0; i < packets; ++i) {
+    REQUIRE(block.add({.bytes = counting(60 + i % 7, static_cast<std::uint8_t>(i))}));
+  }
+  return block;
+}
+
+}  // namespace
+
+TEST_CASE("a cursor over nothing is done") {
+  PacketCursor cursor;
+  CHECK(cursor.done());
+  CHECK_FALSE(cursor.corrupt());
+}
+
+TEST_CASE("a block with no packets is done at once, whatever its lengths say") {
+  TestBlock block = block_of(0);
+  block.header().offset_to_first_pkt = 0xffffffff;
+  block.header().blk_len = 0xffffffff;
+  PacketCursor cursor = block.cursor();
+  CHECK(cursor.done());
+  CHECK_FALSE(cursor.corrupt());
+}
+
+TEST_CASE("one packet is walked") {
+  TestBlock block = block_of(1);
+  PacketCursor cursor = block.cursor();
+  CHECK(cursor.left() == 1);
+  CHECK(walk(cursor) == std::vector<Bytes>{counting(60, 0)});
+  CHECK(cursor.done());
+  CHECK_FALSE(cursor.corrupt());
+}
+
+TEST_CASE("many packets are walked in order") {
+  TestBlock block = block_of(100);
+  PacketCursor cursor = block.cursor();
+  const auto seen = walk(cursor);
+  REQUIRE(seen.size() == 100);
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    CHECK(seen[i] == counting(60 + i % 7, static_cast<std::uint8_t>(i)));
+  }
+  CHECK(cursor.done());
+}
+
+TEST_CASE("a block filled to its last byte is walked whole") {
+  TestBlock block(4096, kHeadroom);
+  while (block.add({.bytes = counting(60)})) {
+  }
+  // What is left is filled by one packet of just the right size.
+  const std::uint32_t left = 4096 - block.header().blk_len;
+  const std::uint32_t overhead = 96 + kHeadroom;
+  if (left > overhead) REQUIRE(block.add({.bytes = counting(left - overhead)}));
+  PacketCursor cursor = block.cursor();
+  const std::uint32_t packets = block.header().num_pkts;
+  CHECK(walk(cursor).size() == packets);
+  CHECK_FALSE(cursor.corrupt());
+}
+
+TEST_CASE("a packet of no bytes is a packet") {
+  TestBlock block(4096, kHeadroom);
+  REQUIRE(block.add({.bytes = {}, .wire_length = 1500}));
+  PacketCursor cursor = block.cursor();
+  CHECK(walk(cursor) == std::vector<Bytes>{Bytes{}});
+}
+
+TEST_CASE("the kernel's address comes with the packet") {
+  TestBlock block(4096, kHeadroom);
+  TestPacket packet{.bytes = counting(60)};
+  packet.from.sll_ifindex = 7;
+  packet.from.sll_pkttype = PACKET_OTHERHOST;
+  REQUIRE(block.add(packet));
+  PacketCursor cursor = block.cursor();
+  CHECK(cursor.packet().address().sll_ifindex == 7);
+  CHECK(cursor.packet().address().sll_pkttype == PACKET_OTHERHOST);
+}
+
+TEST_CASE("a first packet outside the block is corrupt") {
+  TestBlock block = block_of(3);
+  const std::uint32_t offset =
+      GENERATE(0u, 8u, 44u, 49u, 65536u, 65536u - 8u, 0x7fffffffu, 0xfffffff8u);
+  block.header().offset_to_first_pkt = offset;
+  PacketCursor cursor = block.cursor();
+  CHECK(cursor.corrupt());
+  CHECK(walk(cursor).empty());
+}
+
+TEST_CASE("a block that says it is longer than it can be is corrupt") {
+  TestBlock block = block_of(3);
+  block.header().blk_len = GENERATE(65537u, 0x80000000u, 0xffffffffu);
+  CHECK(block.cursor().corrupt());
+}
+
+TEST_CASE("a step that leads outside the block, nowhere or askew is corrupt") {
+  TestBlock block = block_of(3);
+  block.packet(1).tp_next_offset =
+      GENERATE(0u, 8u, 64u, 161u, 65536u, 0x7ffffff8u, 0xfffffff8u, 0xffffffffu);
+  PacketCursor cursor = block.cursor();
+  CHECK(walk(cursor).size() == 2);
+  CHECK(cursor.corrupt());
+  CHECK_FALSE(cursor.done());
+  CHECK(cursor.left() == 1);
+}
+
+TEST_CASE("more packets promised than there are is corrupt") {
+  TestBlock block = block_of(3);
+  block.header().num_pkts = 4;
+  PacketCursor cursor = block.cursor();
+  CHECK(walk(cursor).size() == 3);
+  CHECK(cursor.corrupt());
+}
+
+TEST_CASE("a packet whose bytes reach past the block is corrupt") {
+  TestBlock block = block_of(3);
+  block.packet(2).tp_snaplen = GENERATE(69u, 200u, 65536u, 0x80000000u, 0xffffffffu);
+  PacketCursor cursor = block.cursor();
+  CHECK(walk(cursor).size() == 2);
+  CHECK(cursor.corrupt());
+}
+
+TEST_CASE("a frame that begins in its own header or past the block is corrupt") {
+  TestBlock block = block_of(3);
+  const std::uint16_t mac = GENERATE(std::uint16_t{0}, std::uint16_t{48},
+                                     std::uint16_t{kPacketHeaderBytes + kHeadroom - 1},
+                                     std::uint16_t{0xffff});
+  block.packet(1).tp_mac = mac;
+  PacketCursor cursor = block.cursor();
+  CHECK(walk(cursor).size() == 1);
+  CHECK(cursor.corrupt());
+}
+
+TEST_CASE("the room promised in front of a packet is checked") {
+  TestBlock block = block_of(1);
+  block.packet(0).tp_mac = kPacketHeaderBytes + kHeadroom;
+  CHECK_FALSE(PacketCursor(block.desc(), block.block_bytes(), kHeadroom).corrupt());
+  CHECK(PacketCursor(block.desc(), block.block_bytes(), kHeadroom + 1).corrupt());
+}
+
+TEST_CASE("corruption tells where it is") {
+  TestBlock block = block_of(3);
+  block.packet(1).tp_snaplen = 0xffffff;
+  PacketCursor cursor = block.cursor();
+  walk(cursor);
+  CHECK(cursor.offset() == 48 + block.packet(0).tp_next_offset);
+}
+
+}  // namespace pcapv3::test

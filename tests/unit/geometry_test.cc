@@ -1,0 +1,181 @@
+// The rules by which a ring gets its shape, one by one.
+#include "pcap-linux-v3/geometry.h"
+
+#include <string>
+
+#include "catch.h"
+
+namespace pcapv3 {
+namespace {
+
+constexpr std::uint64_t kKiB = 1024;
+constexpr std::uint64_t kGiB = 1024 * kMiB;
+
+/// A roomy machine and an ordinary interface with offloads.
+RingWish wish() {
+  RingWish w;
+  w.timeout_ms = 1000;
+  w.free_bytes = 16 * kGiB;
+  w.largest_packet = 65536 + 256;
+  return w;
+}
+
+Geometry choose(const RingWish& w) {
+  Geometry g;
+  ErrorText error;
+  const bool ok = choose_geometry(w, g, error);
+  INFO(error.c_str());
+  REQUIRE(ok);
+  return g;
+}
+
+std::string refusal(const RingWish& w) {
+  Geometry g;
+  ErrorText error;
+  CHECK_FALSE(choose_geometry(w, g, error));
+  return error.c_str();
+}
+
+/// How long the ring lasts at a trickle while the reader, in one block, does nothing, the kernel
+/// being in another.
+std::uint64_t stall_ms(const Geometry& g) { return std::uint64_t{g.block_count - 2} * g.retire_ms; }
+
+ByteSetting set(std::uint64_t bytes) { return {bytes, "as-typed"}; }
+
+}  // namespace
+
+TEST_CASE("without a wish: 64 blocks of 1 MiB") {
+  RingWish w = wish();
+  w.tool_bytes = GENERATE(std::uint64_t{0}, kStockRingBytes);
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes == kMiB);
+  CHECK(g.block_count == 64);
+  CHECK(g.retire_ms == 1000);
+}
+
+TEST_CASE("on a small machine the default is a 64th of the free memory") {
+  RingWish w = wish();
+  w.free_bytes = kGiB;
+  CHECK(choose(w).ring_bytes() == 16 * kMiB);
+}
+
+TEST_CASE("the default is never less than stock's 2 MiB") {
+  RingWish w = wish();
+  w.free_bytes = GENERATE(std::uint64_t{0}, 16 * kMiB, 100 * kMiB);
+  CHECK(choose(w).ring_bytes() == kStockRingBytes);
+}
+
+TEST_CASE("a tool's wish is met to the block") {
+  RingWish w = wish();
+  w.tool_bytes = GENERATE(4 * kMiB, 16 * kMiB + 1, 100 * kMiB, 1 * kGiB + 12345);
+  const Geometry g = choose(w);
+  CHECK(g.ring_bytes() >= w.tool_bytes);
+  CHECK(g.ring_bytes() < w.tool_bytes + g.block_bytes);
+}
+
+TEST_CASE("a large ring has blocks of 1 MiB") {
+  RingWish w = wish();
+  w.tool_bytes = kGiB;
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes == kMiB);
+  CHECK(g.block_count == 1024);
+}
+
+TEST_CASE("a tool's wish is cut to half of the free memory") {
+  RingWish w = wish();
+  w.tool_bytes = 2 * kGiB;
+  w.free_bytes = 512 * kMiB;
+  CHECK(choose(w).ring_bytes() == 256 * kMiB);
+}
+
+TEST_CASE("a block holds the largest packet whole") {
+  RingWish w = wish();
+  w.largest_packet = GENERATE(std::uint64_t{1500}, 9000, 65536 + 256, 512 * kKiB, 512 * kKiB + 256);
+  w.timeout_ms = GENERATE(1, 10, 1000);
+  w.tool_bytes = GENERATE(std::uint64_t{0}, std::uint64_t{1}, 256 * kKiB, 4 * kMiB);
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes >= w.largest_packet + 48 + 96);
+  CHECK(g.block_count >= 2);
+  CHECK(g.block_bytes % w.page_bytes == 0);
+}
+
+TEST_CASE("whatever the timeout, the ring rides out a stall of 250 ms") {
+  RingWish w = wish();
+  w.timeout_ms = GENERATE(-1, 0, 1, 2, 5, 10, 50, 100, 249, 250, 1000, 10000);
+  w.tool_bytes = GENERATE(std::uint64_t{0}, std::uint64_t{1}, 256 * kKiB, 1 * kMiB, 100 * kMiB);
+  w.largest_packet = GENERATE(std::uint64_t{1500}, 65536 + 256, 512 * kKiB + 256);
+  w.free_bytes = GENERATE(std::uint64_t{0}, 256 * kMiB, 16 * kGiB);
+  w.immediate = GENERATE(false, true);
+  CHECK(stall_ms(choose(w)) >= kStallMs);
+}
+
+TEST_CASE("immediate mode has the shortest retire timeout and many small blocks") {
+  RingWish w = wish();
+  w.immediate = true;
+  const Geometry g = choose(w);
+  CHECK(g.retire_ms == 1);
+  CHECK(g.ring_bytes() == kDefaultRingBytes);
+  CHECK(g.block_bytes == 256 * kKiB);
+}
+
+TEST_CASE("where blocks must be huge, immediate mode's timeout gives way and not the memory") {
+  RingWish w = wish();
+  w.immediate = true;
+  w.largest_packet = 512 * kKiB + 256;
+  const Geometry g = choose(w);
+  CHECK(g.ring_bytes() <= kDefaultRingBytes);
+  CHECK(g.retire_ms > 1);
+  CHECK(g.retire_ms <= 5);
+}
+
+TEST_CASE("the tool's timeout is the retire timeout, and none is a second") {
+  RingWish w = wish();
+  w.timeout_ms = 300;
+  CHECK(choose(w).retire_ms == 300);
+  w.timeout_ms = 0;
+  CHECK(choose(w).retire_ms == kUnboundedRetireMs);
+}
+
+TEST_CASE("PCAPV3_RETIRE goes before the tool's timeout and before immediate mode") {
+  RingWish w = wish();
+  w.set_retire_ms = 20;
+  CHECK(choose(w).retire_ms == 20);
+  w.immediate = true;
+  CHECK(choose(w).retire_ms == 20);
+}
+
+TEST_CASE("PCAPV3_BUFFER goes before the tool's wish, to the letter") {
+  RingWish w = wish();
+  w.tool_bytes = 100 * kMiB;
+  w.set_bytes = set(8 * kMiB);
+  w.timeout_ms = GENERATE(1, 1000);
+  CHECK(choose(w).ring_bytes() == 8 * kMiB);
+}
+
+TEST_CASE("PCAPV3_BUFFER can ask for more than 4 GiB") {
+  RingWish w = wish();
+  w.set_bytes = set(6 * kGiB);
+  CHECK(choose(w).ring_bytes() == 6 * kGiB);
+}
+
+TEST_CASE("PCAPV3_BUFFER beyond half of the free memory is refused") {
+  RingWish w = wish();
+  w.set_bytes = set(9 * kGiB);
+  CHECK(refusal(w).rfind("PCAPV3_BUFFER=as-typed: ", 0) == 0);
+}
+
+TEST_CASE("PCAPV3_BLOCK sets the block") {
+  RingWish w = wish();
+  w.set_block = set(256 * kKiB);
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes == 256 * kKiB);
+  CHECK(g.ring_bytes() == kDefaultRingBytes);
+}
+
+TEST_CASE("PCAPV3_BLOCK that is no page's multiple, too small or too large is refused") {
+  RingWish w = wish();
+  w.set_block = set(GENERATE(std::uint64_t{1000}, 4096, 64 * kKiB, 128 * kKiB + 1, 2 * kGiB));
+  CHECK(refusal(w).rfind("PCAPV3_BLOCK=as-typed: ", 0) == 0);
+}
+
+}  // namespace pcapv3
