@@ -20,7 +20,8 @@ clean_up() {
   ((BASHPID == $$)) || return # a child that was hit before it became its program
   trap '' INT TERM HUP PIPE # once more Ctrl-C must not leave half of it
   for pid in $(jobs -pr); do kill "$pid"; done
-  for pid in $(jobs -pr); do finish "$pid"; done
+  for pid in $(jobs -pr); do wait_until 3 ended_when_told "$pid" || kill -KILL "$pid"; done
+  wait
   for ns in "$NS_PLAY" "$NS_SEE"; do
     [[ -e /run/netns/$ns ]] && ip netns delete "$ns"
   done
@@ -91,6 +92,9 @@ wait_until() {
 # Whether a process that this script has in the background has ended. The number alone does not
 # tell: it may be another process's by now.
 is_gone() { [[ $'\n'$(jobs -pr)$'\n' != *$'\n'"$1"$'\n'* ]]; }
+
+# Tells it more than once: a signal is lost on a child that has not become its program yet.
+ended_when_told() { is_gone "$1" || { kill "$1" && false; }; }
 
 # start NAMESPACE COMMAND...: runs it in the background, as process $STARTED: ip and the launcher
 # become the program, they do not stay as its parents. To be called with its output redirected.
