@@ -8,6 +8,7 @@
  *
  *   - PACKET_RX_RING, mmap and munmap: the module makes, maps and unmaps the ring, in the shape it
  *     wants. Stock code is told that shape, so that its own walks over the ring stay right.
+ *   - SO_ATTACH_FILTER: no moment without packets when a filter is set.
  *   - PACKET_STATISTICS: asked for with the third counter that V3 has.
  *   - reading packets: the module's.
  *   - immediate mode: can stay on V3.
@@ -91,8 +92,19 @@ static port_handle *joined(pcap_t *p) { return (port_handle *)p; }
 
 /* ---- The system calls that are redirected ---- */
 
+static int has_ring(const port_handle *h) {
+  return h->port != NULL && pcapv3_block_count(h->port) != 0;
+}
+
 static int seam_setsockopt(pcap_t *p, int fd, int level, int name, const void *value,
                            socklen_t length) {
+  if (p != NULL && has_ring(joined(p)) && level == SOL_SOCKET && name == SO_ATTACH_FILTER &&
+      value == &total_fcode) {
+    /* set_kernel_filter() keeps all packets out for a moment, so that it can empty the socket's
+     * queue before the new filter. A ring has no use for that, its blocks from before are filtered
+     * by the reader, and the packets of that moment would be lost. */
+    return 0;
+  }
   /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */
   struct tpacket_req3 *request = (struct tpacket_req3 *)value;
   if (p == NULL || joined(p)->port == NULL || level != SOL_PACKET || name != PACKET_RX_RING ||
@@ -137,10 +149,6 @@ static int seam_getsockopt(pcap_t *p, int fd, int level, int name, void *value,
   return status;
 }
 
-static int has_ring(const port_handle *h) {
-  return h->port != NULL && pcapv3_block_count(h->port) != 0;
-}
-
 static void *seam_mmap(pcap_t *p, void *at, size_t length, int protection, int flags, int fd,
                        off_t offset) {
   if (p != NULL && has_ring(joined(p))) return pcapv3_ring_base(joined(p)->port);
@@ -156,6 +164,7 @@ static int seam_munmap(pcap_t *p, void *at, size_t length) {
 
 void pcap_linux_look(pcap_t *p, struct pcap_linux_view *view) {
   const struct pcap_linux *stock = &joined(p)->stock;
+  view->socket = p->fd;
   view->cooked = stock->cooked;
   view->link_type = p->linktype;
   view->snapshot = p->snapshot;
@@ -167,6 +176,10 @@ void pcap_linux_look(pcap_t *p, struct pcap_linux_view *view) {
   view->filter_here = stock->filter_in_userland && p->fcode.bf_insns != NULL;
   view->filter_blocks = view->filter_here ? (unsigned)stock->blocks_to_filter_in_userland : 0;
   view->endless = stock->timeout == 0;
+  view->nonblocking = stock->timeout < 0;
+  view->has_filter = p->fcode.bf_insns != NULL;
+  view->own_clock = p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER ||
+                    p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
 }
 
 int pcap_linux_wait(pcap_t *p) { return pcap_wait_for_frames_mmap(p); }
@@ -187,6 +200,11 @@ unsigned pcap_linux_block_filtered(pcap_t *p) {
   return (unsigned)stock->blocks_to_filter_in_userland;
 }
 
+void pcap_linux_count(pcap_t *p) {
+  struct pcap_stat passed_on; /* by seam_getsockopt() */
+  (void)pcap_stats_linux(p, &passed_on);
+}
+
 void pcap_linux_error(pcap_t *p, const char *text) {
   snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
 }
@@ -201,7 +219,7 @@ static int port_setfilter(pcap_t *p, struct bpf_program *filter) {
   /* Stock code counts from here the blocks that the kernel filled with the old filter on. */
   p->offset = (int)pcapv3_block_index(joined(p)->port);
   const int status = pcap_setfilter_linux(p, filter);
-  pcapv3_refresh(joined(p)->port);
+  pcapv3_filter_set(joined(p)->port);
   return status;
 }
 
@@ -223,14 +241,26 @@ static int port_setnonblock(pcap_t *p, int nonblock) {
   return status;
 }
 
+static int port_stats(pcap_t *p, struct pcap_stat *stats) {
+  /* After a drain the books are closed until the next read. */
+  if (!pcapv3_closed_books(joined(p)->port, stats)) return pcap_stats_linux(p, stats);
+  stats->ps_ifdrop = joined(p)->stock.stat.ps_ifdrop;
+  return 0;
+}
+
+static void port_breakloop(pcap_t *p) {
+  pcapv3_break(joined(p)->port);
+  pcap_breakloop_linux(p);
+}
+
 static void leave_port(pcap_t *p) {
   pcapv3_close(joined(p)->port);
   joined(p)->port = NULL;
 }
 
 static void port_cleanup(pcap_t *p) {
-  struct pcap_stat last; /* the kernel's counts up to now go to the port's counters */
-  (void)pcap_stats_linux(p, &last);
+  struct pcap_stat last; /* what the kernel counted goes to the port's counters */
+  (void)port_stats(p, &last);
   leave_port(p);
   pcap_cleanup_linux(p);
 }
@@ -279,6 +309,8 @@ static int port_activate(pcap_t *p) {
   p->setdirection_op = port_setdirection;
   p->set_datalink_op = port_set_datalink;
   p->setnonblock_op = port_setnonblock;
+  p->stats_op = port_stats;
+  p->breakloop_op = port_breakloop;
   p->cleanup_op = port_cleanup;
   pcapv3_refresh(port);
   return status;

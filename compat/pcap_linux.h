@@ -16,6 +16,7 @@ extern "C" {
 
 /* A handle as stock code has set it up: what reading its packets depends on. */
 struct pcap_linux_view {
+  int socket;
   int cooked;    /* the kernel stores no link-layer header (SOCK_DGRAM) */
   int link_type; /* DLT_ value the program has now */
   int snapshot;  /* bytes of a packet wanted at most */
@@ -27,6 +28,9 @@ struct pcap_linux_view {
   int filter_here;        /* packets must pass pcap_linux_filter() */
   unsigned filter_blocks; /* only those in this many blocks from the current one on; 0: in all */
   int endless;            /* a read waits until it has a packet, however long */
+  int nonblocking;        /* a read never waits */
+  int has_filter;         /* the program has set one */
+  int own_clock;          /* time stamps are the interface's and can't be held against CLOCK_REALTIME */
 };
 void pcap_linux_look(pcap_t *handle, struct pcap_linux_view *view);
 
@@ -49,6 +53,9 @@ int pcap_linux_filter(pcap_t *handle, const u_char *bytes, unsigned wire_length,
  * than they are, has been read. Returns how many are left; after the last one the view changes.
  */
 unsigned pcap_linux_block_filtered(pcap_t *handle);
+
+/* Has the kernel's counts up to now passed to pcapv3_count(). */
+void pcap_linux_count(pcap_t *handle);
 
 /* Sets the handle's error text. */
 void pcap_linux_error(pcap_t *handle, const char *text);

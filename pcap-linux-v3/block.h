@@ -1,8 +1,8 @@
 // Views over one TPACKET_V3 block and the packets in it.
 //
 // A block is memory that the kernel writes and lends: the reader owns it from the moment its status
-// shows TP_STATUS_USER until it is given back (ring.h does both). Nothing here owns memory, takes or
-// gives back a block. What is here is the walk from packet to packet, and the promise that no
+// shows TP_STATUS_USER until it is given back (ring.h does both). Nothing here owns memory, takes
+// or gives back a block. What is here is the walk from packet to packet, and the promise that no
 // offset or length found in a block is used before it was checked against the block.
 //
 // The layout is that of linux/if_packet.h; how the kernel fills it is in net/packet/af_packet.c
@@ -35,6 +35,10 @@ class PacketView {
   /// Writable: headers and tags are put in front of it, in place.
   std::uint8_t* bytes() const { return at_ + header().tp_mac; }
   const tpacket3_hdr& header() const { return *reinterpret_cast<const tpacket3_hdr*>(at_); }
+  /// When the kernel or the card stamped it, in nanoseconds since 1970.
+  std::uint64_t time_ns() const {
+    return std::uint64_t{header().tp_sec} * 1'000'000'000 + header().tp_nsec;
+  }
   const sockaddr_ll& address() const {
     return *reinterpret_cast<const sockaddr_ll*>(at_ + kAddressOffset);
   }
@@ -81,11 +85,22 @@ class PacketCursor {
   /// The current packet. Only when neither done() nor corrupt().
   PacketView packet() const { return PacketView(at_); }
 
+  /// A cursor over those packets from here on that come before the first one stamped later than
+  /// `ns` nanoseconds.
+  PacketCursor up_to(std::uint64_t ns) const {
+    PacketCursor scan = *this;
+    while (!scan.done() && !scan.corrupt() && scan.packet().time_ns() <= ns) scan.next();
+    PacketCursor head = *this;
+    head.left_ -= scan.left_;
+    return head;
+  }
+
   /// Goes to the next packet; after the last one the cursor is done().
   void next() {
     if (--left_ == 0) return;
     const std::uint32_t step = reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
-    if (step < kPacketHeaderBytes || step % kPacketAlignment != 0 || step > static_cast<std::size_t>(end_ - at_)) {
+    if (step < kPacketHeaderBytes || step % kPacketAlignment != 0 ||
+        step > static_cast<std::size_t>(end_ - at_)) {
       corrupt_ = true;
       return;
     }

@@ -13,17 +13,16 @@ struct Counters {
   std::uint64_t freezes = 0;   ///< Times the ring was full and taking in stopped.
 
   // Counted by the reader.
-  std::uint64_t delivered = 0;     ///< Given to the program.
-  std::uint64_t filtered = 0;      ///< Rejected by a filter that ran here, not in the kernel.
-  std::uint64_t other_way = 0;     ///< Of the wrong direction, or lo's second copy.
-  std::uint64_t corrupt = 0;       ///< Lost in blocks whose offsets or lengths made no sense.
-  std::uint64_t blocks = 0;        ///< Blocks read and given back.
+  std::uint64_t delivered = 0;  ///< Given to the program.
+  std::uint64_t filtered = 0;   ///< Rejected by a filter that ran here, not in the kernel.
+  std::uint64_t other_way = 0;  ///< Of the wrong direction, or lo's second copy.
+  std::uint64_t corrupt = 0;    ///< Lost in blocks whose offsets or lengths made no sense.
+  std::uint64_t blocks = 0;     ///< Blocks read and given back.
 
+  /// Packets that are accounted for.
+  std::uint64_t seen() const { return dropped + delivered + filtered + other_way + corrupt; }
   /// Packets that the kernel stored and nobody read: those still in the ring.
-  std::uint64_t undelivered() const {
-    const std::uint64_t seen = dropped + delivered + filtered + other_way + corrupt;
-    return received > seen ? received - seen : 0;
-  }
+  std::uint64_t undelivered() const { return received > seen() ? received - seen() : 0; }
 };
 
 /// Writes the summary of `counters`, a line without its end, for `device`. Returns its length, at

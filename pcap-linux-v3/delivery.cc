@@ -98,7 +98,8 @@ int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char
     if constexpr (kHeader == LinkHeader::kSll2) put_sll2(bytes -= kHeaderBytes, packet.address());
 
     if constexpr (kFiltered) {
-      if (!plan_.filter(plan_.filter_owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
+      if (packet.time_ns() <= plan_.filter_until_ns &&
+          !plan_.filter(plan_.filter_owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
                         is_tagged(h), static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
         ++filtered;
         cursor.next();
@@ -156,8 +157,8 @@ Delivery::Loop Delivery::loop_for(bool either_way, bool filtered) {
 void Delivery::follow(const Plan& plan) {
   plan_ = plan;
   changed_ = true;
-  const bool either_way = plan.direction == PCAP_D_INOUT && plan.interface > 0 &&
-                          plan.interface != plan.loopback;
+  const bool either_way =
+      plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
   const bool filtered = plan.filter != nullptr;
   switch (plan.link_header) {
     case LinkHeader::kFrame:

@@ -1,10 +1,10 @@
 // From a packet in a block to the program's callback: link-layer header, filter, direction, VLAN
 // tag, time stamp, snapshot length. All in place, nothing is copied.
 //
-// What a handle wants done is a Plan, made when the handle is activated or changed. For each shape of
-// plan there is a loop of its own, compiled without the steps that shape has no need of, so that no
-// packet pays for another handle's wishes. The order of the steps, and what they do to lengths, is
-// stock libpcap's (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to tell.
+// What a handle wants done is a Plan, made when the handle is activated or changed. For each shape
+// of plan there is a loop of its own, compiled without the steps that shape has no need of, so that
+// no packet pays for another handle's wishes. The order of the steps, and what they do to lengths,
+// is stock libpcap's (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to tell.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -29,19 +29,23 @@ inline constexpr std::uint32_t kFrameHeadroom = 4;
 inline constexpr std::uint32_t kCookedHeadroom = 20 + 4;
 
 /// A filter that runs here because the kernel can't, or has not yet. `wire_length` and
-/// `captured_length` are as pcap_offline_filter(3PCAP) takes them. Returns whether the packet passes.
+/// `captured_length` are as pcap_offline_filter(3PCAP) takes them. Returns whether the packet
+/// passes.
 using PacketFilter = bool (*)(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
                               std::uint32_t captured_length, bool tagged, std::uint16_t tci);
 
 struct Plan {
   LinkHeader link_header = LinkHeader::kFrame;
-  int vlan_offset = -1;           ///< Bytes before the place where a VLAN tag goes; -1: leave it out.
-  std::uint32_t snapshot = 0;     ///< Bytes of a packet the program wants at most.
-  bool nanoseconds = false;       ///< Time stamps in nanoseconds, not microseconds.
+  int vlan_offset = -1;        ///< Bytes before the place where a VLAN tag goes; -1: leave it out.
+  std::uint32_t snapshot = 0;  ///< Bytes of a packet the program wants at most.
+  bool nanoseconds = false;    ///< Time stamps in nanoseconds, not microseconds.
   pcap_direction_t direction = PCAP_D_INOUT;
-  int interface = 0;              ///< Interface index captured on; 0 or less: all of them.
-  int loopback = 0;               ///< lo's interface index; its packets pass twice, as sent and received.
+  int interface = 0;  ///< Interface index captured on; 0 or less: all of them.
+  int loopback = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
   PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.
+  /// The last moment, in nanoseconds, of packets that the filter here is for: later ones have
+  /// passed it in the kernel, and may be cut too short to be judged again.
+  std::uint64_t filter_until_ns = ~std::uint64_t{0};
   void* filter_owner = nullptr;
 };
 

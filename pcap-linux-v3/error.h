@@ -13,7 +13,8 @@ namespace pcapv3 {
 
 class ErrorText {
  public:
-  /// Sets the text, printf style. Returns false, so that a check can end in `return error.set(...)`.
+  /// Sets the text, printf style. Returns false, so that a check can end in `return
+  /// error.set(...)`.
   __attribute__((format(printf, 2, 3))) bool set(const char* format, ...) {
     va_list args;
     va_start(args, format);

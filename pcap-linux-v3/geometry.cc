@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::uint64_t kMostBlockBytes = 1024 * kMiB;
 constexpr std::uint64_t kMostBlocks = 1 << 24;
+constexpr std::uint32_t kMostRetireMs = 0x7fffffff;
 
 /// Blocks that a stall of kStallMs uses up at a trickle of traffic, plus the one that the reader is
 /// in and the one that the kernel is in.
@@ -33,8 +34,9 @@ std::uint64_t smallest_block(const RingWish& wish) {
 std::uint32_t choose_retire(const RingWish& wish) {
   if (wish.set_retire_ms != 0) return wish.set_retire_ms;
   if (wish.immediate) return 1;
-  if (wish.timeout_ms <= 0) return kUnboundedRetireMs;
-  return static_cast<std::uint32_t>(wish.timeout_ms);
+  const std::uint32_t most = wish.drain ? kDrainRetireMs : kMostRetireMs;
+  if (wish.timeout_ms <= 0) return std::min(kUnboundedRetireMs, most);
+  return std::min(static_cast<std::uint32_t>(wish.timeout_ms), most);
 }
 
 }  // namespace

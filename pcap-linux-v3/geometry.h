@@ -4,8 +4,8 @@
 //
 // Two things use a ring up. Bytes: a burst that the reader does not keep pace with. And time: the
 // kernel closes a block that holds packets when the retire timeout has passed, however little is in
-// it (af_packet.c: prb_retire_rx_blk_timer_expired), so that at a trickle of packets a ring lasts for
-// blocks x timeout and no longer. A short timeout therefore gets many small blocks.
+// it (af_packet.c: prb_retire_rx_blk_timer_expired), so that at a trickle of packets a ring lasts
+// for blocks x timeout and no longer. A short timeout therefore gets many small blocks.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,10 @@ inline constexpr std::uint32_t kStallMs = 250;
 /// on a quiet link stay in an open block until that is full, for hours if need be.
 inline constexpr std::uint32_t kUnboundedRetireMs = 1000;
 
+/// The longest retire timeout of a handle that drains at the end: the open block is handed over
+/// after two periods at most, so within Drain::kLongestWaitMs.
+inline constexpr std::uint32_t kDrainRetireMs = 40;
+
 struct RingWish {
   std::uint64_t tool_bytes = 0;      ///< pcap_set_buffer_size(3PCAP); 0 or kStockRingBytes: none.
   ByteSetting set_bytes;             ///< PCAPV3_BUFFER.
@@ -35,6 +39,7 @@ struct RingWish {
   std::uint32_t set_retire_ms = 0;   ///< PCAPV3_RETIRE; 0: not set.
   int timeout_ms = 0;                ///< pcap_set_timeout(3PCAP); 0 or less: none.
   bool immediate = false;            ///< pcap_set_immediate_mode(3PCAP).
+  bool drain = false;                ///< The open block is to be had soon at the end.
   std::uint64_t free_bytes = 0;      ///< Memory that can be had on this machine.
   std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.
   std::uint32_t page_bytes = 4096;
@@ -49,7 +54,8 @@ struct Geometry {
 };
 
 /// Chooses. What a setting asks for is done to the letter; a tool's wish may be exceeded, and its
-/// timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting asks for what can't be.
+/// timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting asks for
+/// what can't be.
 bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error);
 
 }  // namespace pcapv3

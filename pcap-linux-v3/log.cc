@@ -35,8 +35,8 @@ void Log::line(const char* format, ...) {
   int length = std::snprintf(text, kRoom, "pcap-linux-v3: ");
   va_list args;
   va_start(args, format);
-  const int more = std::vsnprintf(text + length, kRoom - static_cast<std::size_t>(length), format,
-                                  args);
+  const int more =
+      std::vsnprintf(text + length, kRoom - static_cast<std::size_t>(length), format, args);
   va_end(args);
   std::size_t end = std::min(static_cast<std::size_t>(length + std::max(more, 0)), kRoom - 1);
   text[end++] = '\n';

@@ -14,8 +14,8 @@
 namespace pcapv3 {
 namespace {
 
-/// The largest packet that the kernel builds where nobody has raised the limits: GSO_LEGACY_MAX_SIZE
-/// of include/linux/netdevice.h.
+/// The largest packet that the kernel builds where nobody has raised the limits:
+/// GSO_LEGACY_MAX_SIZE of include/linux/netdevice.h.
 constexpr std::uint64_t kOrdinaryOffload = 65536;
 /// The longest link-layer header with tags that a packet socket may put in front of the payload
 /// (include/linux/netdevice.h: MAX_HEADER).

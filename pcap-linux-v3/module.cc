@@ -6,8 +6,10 @@
 #include "module.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -17,7 +19,9 @@
 #include "compat/pcap_linux.h"
 #include "counters.h"
 #include "delivery.h"
+#include "drain.h"
 #include "geometry.h"
+#include "intake.h"
 #include "log.h"
 #include "machine.h"
 #include "ring.h"
@@ -46,7 +50,13 @@ struct pcapv3_port {
   bool takes_immediate() const;
   int make_ring(int fd, const pcapv3_wish& wish);
   void refresh();
+  void filter_set() {
+    filter_set_ns_ = pcapv3::realtime_ns();
+    refresh();
+  }
   int read(int count, pcap_handler callback, u_char* user);
+  void on_break() { drain_.on_break(); }
+  bool closed_books(pcap_stat& stats) const;
   void count(unsigned packets, unsigned drops, unsigned freezes);
   void say_stock(const char* why) { debug_.line("%s: stock handle: %s", device_, why); }
 
@@ -55,6 +65,13 @@ struct pcapv3_port {
   const char* error() const { return error_.c_str(); }
 
  private:
+  enum class Rest { kBlock, kNothing, kNotYet };
+
+  int wait();
+  int deliver(int most, pcap_handler callback, u_char* user);
+  bool past_break();
+  Rest await_rest();
+  int end_drain(bool complete);
   int corrupt_block();
   void close_block();
 
@@ -69,9 +86,17 @@ struct pcapv3_port {
   pcapv3::Ring ring_;
   pcapv3::Source source_{ring_};
   pcapv3::Delivery delivery_;
+  pcapv3::Intake intake_;
+  pcapv3::Drain drain_;
+  std::uint64_t largest_packet_ = 0;
+  std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
+  bool books_closed_ = false;
+  std::uint64_t closed_received_ = 0;
+  bool nonblocking_ = false;
   bool active_ = false;
   bool endless_ = false;
   bool filtering_old_blocks_ = false;
+  std::uint64_t filter_set_ns_ = 0;
 };
 
 namespace {
@@ -87,10 +112,24 @@ pcapv3::LinkHeader link_header_of(const pcap_linux_view& view) {
   return view.link_type == DLT_LINUX_SLL2 ? pcapv3::LinkHeader::kSll2 : pcapv3::LinkHeader::kSll;
 }
 
+/// Where the kernel can cut packets off, so that the program still gets its snapshot length; 0 if
+/// none is longer than that anyway.
+std::uint32_t cut_for(const pcap_linux_view& view, std::uint64_t largest_packet) {
+  const auto snapshot = static_cast<std::uint32_t>(view.snapshot);
+  if (snapshot >= largest_packet) return 0;
+  // An SLL header, the shorter one, takes its share of a cooked packet's snapshot length. Past the
+  // place of a VLAN tag at least, because a packet that ends before it gets none (delivery.cc).
+  constexpr std::uint32_t kSllBytes = 16;
+  constexpr std::uint32_t kTagPlace = 14;
+  const std::uint32_t header = view.cooked != 0 ? kSllBytes : 0;
+  return std::max(snapshot > header ? snapshot - header : 0, kTagPlace);
+}
+
 }  // namespace
 
 pcapv3_port::~pcapv3_port() {
   if (!active_ || !stats_.on()) return;
+  if (books_closed_) counters_.received = closed_received_;
   char text[400];
   pcapv3::summarize(counters_, device_, text, sizeof(text));
   stats_.line("%s", text);
@@ -111,8 +150,8 @@ bool pcapv3_port::takes_immediate() const {
     case pcapv3::Settings::Immediate::kDefault:
       break;
   }
-  // From 6.18 on the retire timer is an hrtimer; before, it counts in jiffies, and a packet can wait
-  // 4 to 8 ms for it (af_packet.c: prb_setup_retire_blk_timer).
+  // From 6.18 on the retire timer is an hrtimer; before, it counts in jiffies, and a packet can
+  // wait 4 to 8 ms for it (af_packet.c: prb_setup_retire_blk_timer).
   return pcapv3::kernel_is_at_least(6, 18);
 }
 
@@ -124,8 +163,9 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   w.set_retire_ms = settings_.retire_ms;
   w.timeout_ms = wish.timeout_ms;
   w.immediate = wish.immediate != 0;
+  w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
-  w.largest_packet = pcapv3::largest_packet(wish.interface);
+  w.largest_packet = largest_packet_ = pcapv3::largest_packet(wish.interface);
   w.page_bytes = static_cast<std::uint32_t>(getpagesize());
 
   pcapv3::Geometry wanted;
@@ -150,9 +190,19 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
 }
 
 void pcapv3_port::refresh() {
-  active_ = true;
   pcap_linux_view view;
   pcap_linux_look(handle_, &view);
+  if (!active_) {
+    active_ = true;
+    intake_ = pcapv3::Intake(view.socket);
+    drain_.allow(settings_.drain && view.own_clock == 0);
+    cut_at_ = cut_for(view, largest_packet_);
+  }
+  if (view.has_filter != 0) cut_at_ = 0;
+  intake_.ignore_outgoing(view.direction == PCAP_D_IN ||
+                          (view.interface > 0 && view.interface == view.loopback));
+  nonblocking_ = view.nonblocking != 0;
+
   pcapv3::Plan plan;
   plan.link_header = link_header_of(view);
   plan.vlan_offset = view.vlan_offset;
@@ -164,6 +214,7 @@ void pcapv3_port::refresh() {
   if (view.filter_here != 0) {
     plan.filter = run_filter;
     plan.filter_owner = handle_;
+    if (view.filter_blocks != 0 && view.own_clock == 0) plan.filter_until_ns = filter_set_ns_;
   }
   filtering_old_blocks_ = view.filter_blocks != 0;
   endless_ = view.endless != 0;
@@ -173,23 +224,98 @@ void pcapv3_port::refresh() {
 int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
   const int most = count <= 0 ? INT_MAX : count;
   int delivered = 0;
-  do {
-    if (!source_.open()) {
-      const int status = pcap_linux_wait(handle_);
-      if (status != 0) return status;
-    }
-    while (delivered < most && source_.open()) {
-      pcapv3::PacketCursor& cursor = source_.cursor();
-      delivered += delivery_.run(cursor, most - delivered, callback, user);
-      if (cursor.corrupt()) return corrupt_block();
-      if (cursor.done()) close_block();
+  bool looked = false;  // at packets, if only to reject them
+
+  if (cut_at_ != 0) {
+    // Not before the first read: a program that sets a filter has done so by now, and the packets
+    // that had come before were judged by it whole.
+    intake_.cut_at(cut_at_);
+    cut_at_ = 0;
+  }
+  books_closed_ = false;
+  drain_.begin_read(most > 1);
+  for (;;) {
+    if (source_.open()) {
+      looked = true;
+      delivered += deliver(most - delivered, callback, user);
+      if (source_.cursor().corrupt()) return corrupt_block();
+      if (source_.cursor().done()) {
+        close_block();
+      } else if (past_break()) {
+        return end_drain(true);
+      }
       if (*break_flag_ != 0) {
         *break_flag_ = 0;
-        return PCAP_ERROR_BREAK;
+        if (!drain_.start()) return PCAP_ERROR_BREAK;
       }
+      if (delivered == most) return delivered;
+    } else if (drain_.active()) {
+      const Rest rest = await_rest();
+      if (rest != Rest::kBlock) return end_drain(rest == Rest::kNothing);
+    } else {
+      if (delivered > 0 || (looked && !endless_)) return delivered;
+      const int status = wait();
+      if (status != 0) return status;
+      if (!source_.open() && !endless_ && !drain_.active()) return 0;
     }
-  } while (delivered == 0 && endless_);
+  }
+}
+
+int pcapv3_port::wait() {
+  drain_.set_waiting(true);
+  const int status = pcap_linux_wait(handle_);
+  drain_.set_waiting(false);
+  return status == PCAP_ERROR_BREAK && drain_.start() ? 0 : status;
+}
+
+int pcapv3_port::deliver(int most, pcap_handler callback, u_char* user) {
+  pcapv3::PacketCursor& cursor = source_.cursor();
+  if (!drain_.active()) return delivery_.run(cursor, most, callback, user);
+  pcapv3::PacketCursor head = cursor.up_to(drain_.break_ns());
+  const std::uint32_t before = head.left();
+  const int delivered = delivery_.run(head, most, callback, user);
+  for (std::uint32_t i = head.left(); i < before; ++i) cursor.next();
   return delivered;
+}
+
+/// Whether the open block goes on with a packet that came after the break.
+bool pcapv3_port::past_break() {
+  return drain_.active() && source_.cursor().packet().time_ns() > drain_.break_ns();
+}
+
+/// Waits for the kernel to hand over the block that holds what came before the break: by the retire
+/// timeout, unless there is nothing in it. There is nothing to poll for when it stays empty, so it
+/// looks again every few milliseconds.
+pcapv3_port::Rest pcapv3_port::await_rest() {
+  constexpr int kLookMs = 2;
+  for (std::uint64_t waited = 0;; waited += kLookMs) {
+    const bool empty = !source_.kernel_has_packets();
+    if (source_.open()) return Rest::kBlock;
+    const std::uint64_t since_break = (pcapv3::realtime_ns() - drain_.break_ns()) / 1'000'000;
+    if (empty && since_break >= pcapv3::Drain::kSettleMs) return Rest::kNothing;
+    if (nonblocking_ || *break_flag_ != 0 || waited >= pcapv3::Drain::kLongestWaitMs) {
+      return Rest::kNotYet;
+    }
+    poll(nullptr, 0, kLookMs);
+  }
+}
+
+/// Ends a read that a break is to end. `complete`: all that had come before it was handed over, so
+/// that the books can be closed as of then; what the kernel counted since is not in them.
+int pcapv3_port::end_drain(bool complete) {
+  *break_flag_ = 0;
+  drain_.stop();
+  pcap_linux_count(handle_);
+  books_closed_ = complete;
+  closed_received_ = counters_.seen();
+  return PCAP_ERROR_BREAK;
+}
+
+bool pcapv3_port::closed_books(pcap_stat& stats) const {
+  if (!books_closed_) return false;
+  stats.ps_recv = static_cast<u_int>(closed_received_);
+  stats.ps_drop = static_cast<u_int>(counters_.dropped);
+  return true;
 }
 
 void pcapv3_port::close_block() {
@@ -239,6 +365,11 @@ unsigned pcapv3_block_count(const pcapv3_port* port) { return port->ring().geome
 unsigned pcapv3_block_bytes(const pcapv3_port* port) { return port->ring().geometry().block_bytes; }
 unsigned pcapv3_block_index(const pcapv3_port* port) { return port->block_index(); }
 void pcapv3_refresh(pcapv3_port* port) { port->refresh(); }
+void pcapv3_filter_set(pcapv3_port* port) { port->filter_set(); }
+void pcapv3_break(pcapv3_port* port) { port->on_break(); }
+int pcapv3_closed_books(const pcapv3_port* port, pcap_stat* stats) {
+  return port->closed_books(*stats) ? 1 : 0;
+}
 int pcapv3_read(pcapv3_port* port, int count, pcap_handler callback, u_char* user) {
   return port->read(count, callback, user);
 }

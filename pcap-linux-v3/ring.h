@@ -1,5 +1,5 @@
-// One packet socket's TPACKET_V3 receive ring: asked for, mapped, unmapped. Knows whose turn a block
-// is; what is in a block is block.h's.
+// One packet socket's TPACKET_V3 receive ring: asked for, mapped, unmapped. Knows whose turn a
+// block is; what is in a block is block.h's.
 //
 // The socket stays its owner's. A mapping keeps the socket's memory alive, so that a ring may
 // outlive the descriptor it was made with (packet_mmap takes a reference to the file).
@@ -23,8 +23,8 @@ class Ring {
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
 
-  /// Asks the kernel for a ring on socket `fd`, on which PACKET_VERSION is TPACKET_V3 and no ring is
-  /// yet, and maps it. Where memory is short it takes a few blocks less until it fits, as stock
+  /// Asks the kernel for a ring on socket `fd`, on which PACKET_VERSION is TPACKET_V3 and no ring
+  /// is yet, and maps it. Where memory is short it takes a few blocks less until it fits, as stock
   /// libpcap does. False, with errno, if even the smallest can't be had; the socket is then without
   /// a ring.
   bool create(int fd, const Geometry& wanted);
@@ -37,7 +37,8 @@ class Ring {
     return reinterpret_cast<tpacket_block_desc*>(base_ +
                                                  std::size_t{geometry_.block_bytes} * index);
   }
-  /// Whether the kernel has handed over this block: from then on its content is the reader's to see.
+  /// Whether the kernel has handed over this block: from then on its content is the reader's to
+  /// see.
   bool is_ours(unsigned index) const {
     return (__atomic_load_n(&block(index)->hdr.bh1.block_status, __ATOMIC_ACQUIRE) &
             TP_STATUS_USER) != 0;

@@ -1,7 +1,7 @@
 // What the person who runs a program asks of the library: the environment variables PCAPV3_*.
 //
-// They are read once, at pcap_activate(), and turned into plain values here. What a value then leads
-// to is decided elsewhere (geometry.h, module.cc). pcap-linux-v3(7) documents each of them.
+// They are read once, at pcap_activate(), and turned into plain values here. What a value then
+// leads to is decided elsewhere (geometry.h, module.cc). pcap-linux-v3(7) documents each of them.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +19,18 @@ struct ByteSetting {
 struct Settings {
   enum class Immediate { kDefault, kV2, kV3 };
 
-  ByteSetting buffer;           ///< PCAPV3_BUFFER.
-  ByteSetting block;            ///< PCAPV3_BLOCK.
-  std::uint32_t retire_ms = 0;  ///< PCAPV3_RETIRE; 0: not set.
+  ByteSetting buffer;                         ///< PCAPV3_BUFFER.
+  ByteSetting block;                          ///< PCAPV3_BLOCK.
+  std::uint32_t retire_ms = 0;                ///< PCAPV3_RETIRE; 0: not set.
   Immediate immediate = Immediate::kDefault;  ///< PCAPV3_IMMEDIATE.
   bool drain = true;                          ///< PCAPV3_DRAIN.
   const char* stats = nullptr;                ///< PCAPV3_STATS: "stderr" or a file's path.
   const char* debug = nullptr;                ///< PCAPV3_DEBUG: likewise.
 
   /// Reads `environment`, strings "NAME=VALUE" up to a null pointer, which must outlive what is
-  /// read. False, with a text that names the variable, its value and what would be right, if a value
-  /// can't be used or a name with the prefix is unknown: a misspelt setting must not pass unseen.
+  /// read. False, with a text that names the variable, its value and what would be right, if a
+  /// value can't be used or a name with the prefix is unknown: a misspelt setting must not pass
+  /// unseen.
   bool read(const char* const* environment, ErrorText& error);
 };
 

@@ -16,14 +16,20 @@ class Source {
   /// The room that packets have been promised in front of their bytes.
   void set_headroom(std::uint32_t bytes) { headroom_ = bytes; }
 
-  /// Makes sure a block is open: the one already being read, or the next if the kernel has handed it
-  /// over. False if there is none yet.
+  /// Makes sure a block is open: the one already being read, or the next if the kernel has handed
+  /// it over. False if there is none yet.
   bool open() {
     if (open_) return true;
     if (!ring_.is_ours(index_)) return false;
     cursor_ = PacketCursor(ring_.block(index_), ring_.geometry().block_bytes, headroom_);
     open_ = true;
     return true;
+  }
+
+  /// Whether the block that the kernel is filling has packets, when none is open here. It counts
+  /// them as they come (af_packet.c: prb_fill_curr_block); what is in them is not to be looked at.
+  bool kernel_has_packets() const {
+    return __atomic_load_n(&ring_.block(index_)->hdr.bh1.num_pkts, __ATOMIC_ACQUIRE) != 0;
   }
 
   /// The open block's packets.

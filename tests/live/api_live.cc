@@ -406,7 +406,7 @@ void vlan_filters() {
   struct {
     const char* filter;
     std::vector<std::uint32_t> wanted;
-  } const kCases[] = {
+  } const cases[] = {
       {"vlan", {1, 2, 3}},
       {"vlan 5", {1, 3}},
       {"not vlan", {0}},
@@ -416,7 +416,7 @@ void vlan_filters() {
       {"ether proto 0x88b5", {0, 1, 2}},  // the kernel has taken the outer tag off
   };
   const Sender sender = peer();
-  for (const auto& test : kCases) {
+  for (const auto& test : cases) {
     // Once for the frames that were in the ring already, once for those that the kernel filters.
     const Handle handle = open_capture();
     send_tagged(sender, 0);
@@ -448,9 +448,8 @@ void direction() {
   struct {
     pcap_direction_t direction;
     std::vector<std::uint32_t> wanted;
-  } const kCases[] = {
-      {PCAP_D_IN, {2, 3}}, {PCAP_D_OUT, {0, 1, 4}}, {PCAP_D_INOUT, {0, 1, 2, 3, 4}}};
-  for (const auto& test : kCases) {
+  } const cases[] = {{PCAP_D_IN, {2, 3}}, {PCAP_D_OUT, {0, 1, 4}}, {PCAP_D_INOUT, {0, 1, 2, 3, 4}}};
+  for (const auto& test : cases) {
     const Handle handle = open_capture();
     set_direction(handle.get(), test.direction);
     out.send(0, 2);
@@ -686,7 +685,7 @@ std::vector<int> datalinks_of(pcap_t* p) {
   int* list = nullptr;
   const int count = pcap_list_datalinks(p, &list);
   CHECK(count >= 0, "%s", pcap_geterr(p));
-  const std::vector<int> types(list, list + count);
+  std::vector<int> types(list, list + count);
   pcap_free_datalinks(list);
   return types;
 }
@@ -767,7 +766,7 @@ void cooked_headers() {
   const struct {
     const Sender& sender;
     Cooked cooked;
-  } kCases[] = {
+  } cases[] = {
       {in, {.frame = {.number = 0, .destination = out.mac()}, .packet_type = PACKET_HOST}},
       {in, {.frame = {.number = 1, .destination = kBroadcast}, .packet_type = PACKET_BROADCAST}},
       {in, {.frame = {.number = 2, .destination = kMulticast}, .packet_type = PACKET_MULTICAST}},
@@ -780,7 +779,7 @@ void cooked_headers() {
   };
   for (const int type : {DLT_LINUX_SLL, DLT_LINUX_SLL2}) {
     set_datalink(handle.get(), type);
-    for (const auto& test : kCases) {
+    for (const auto& test : cases) {
       Cooked wanted = test.cooked;
       wanted.interface_index = &test.sender == &loop ? loop.index() : out.index();
       test.sender.send(wanted.frame);
@@ -833,9 +832,9 @@ void vlan_tags_cut_off() {
   struct {
     int snaplen;
     const char* filter;  // with one, the kernel does the cutting, and before the tag is back
-  } const kCases[] = {{1, nullptr},  {14, nullptr}, {14, ""},      {16, ""},
-                      {64, nullptr}, {64, ""},      {102, nullptr}};
-  for (const auto& test : kCases) {
+  } const cases[] = {{1, nullptr},  {14, nullptr}, {14, ""},      {16, ""},
+                     {64, nullptr}, {64, ""},      {102, nullptr}};
+  for (const auto& test : cases) {
     const Handle handle = open_capture({.snaplen = test.snaplen});
     if (test.filter != nullptr) set_filter(handle.get(), test.filter);
     for (const Frame& frame : kTagged) sender.send(frame);

@@ -43,11 +43,11 @@ void ip(const std::string& arguments) {
   CHECK(std::system(command.c_str()) == 0, "%s", command.c_str());
 }
 
-/// Two interfaces joined; tests capture on near0 and send from far0.
-void make_pair() {
-  if (if_nametoindex("near0") != 0) ip("link delete near0");  // an earlier test's
-  ip("link add near0 type veth peer name far0");
-  for (const char* name : {"near0", "far0"}) ip(std::string("link set arp off up dev ") + name);
+/// Two interfaces joined, up; tests capture on the near one and send from far0.
+void make_pair(const std::string& near = "near0") {
+  if (if_nametoindex("far0") != 0) ip("link delete far0");  // an earlier test's
+  ip("link add " + near + " type veth peer name far0");
+  for (const std::string& name : {near, std::string("far0")}) ip("link set arp off up dev " + name);
 }
 
 // What can't be opened.
@@ -62,7 +62,10 @@ void no_such_interface() {
 }
 
 void impossible_names() {
-  const std::string names[] = {"", "a234567890123456", std::string(5000, 'a'), "see0 ", "../see0"};
+  // The longest name there can be: cut to its length, a longer one must not pass for it.
+  make_pair("a23456789012345");
+  const std::string names[] = {
+      "", "a234567890123456", "a23456789012345678", std::string(5000, 'a'), "see0 ", "../see0"};
   for (const std::string& name : names) {
     const Handle handle = create({.device = name.c_str()});
     check_fails(handle.get(), PCAP_ERROR_NO_SUCH_DEVICE, "name \"" + name + "\"");
@@ -169,7 +172,7 @@ void before_activation() {
   const struct {
     const char* name;
     int status;
-  } kCalls[] = {
+  } calls[] = {
       {"pcap_dispatch", pcap_dispatch(p, -1, keep, user(packets))},
       {"pcap_loop", pcap_loop(p, 1, keep, user(packets))},
       {"pcap_next_ex", pcap_next_ex(p, &header, &data)},
@@ -182,7 +185,7 @@ void before_activation() {
       {"pcap_list_datalinks", pcap_list_datalinks(p, &list)},
       {"pcap_getnonblock", pcap_getnonblock(p, error)},
   };
-  for (const auto& call : kCalls) {
+  for (const auto& call : calls) {
     CHECK(call.status == PCAP_ERROR_NOT_ACTIVATED, "%s: status %d", call.name, call.status);
     report(call.name, call.status, "");
   }

@@ -38,6 +38,7 @@ constexpr const char* kUsage =
     "       capfile count FILE...\n"
     "       capfile compare [--cooked sll|sll2] [--snaplen N] CAPTURED PLAYED...\n"
     "       capfile compare --same-headers CAPTURED OTHER\n"
+    "       capfile holds CAPTURED WITNESS UNTIL-NS\n"
     "       capfile craft-vlan OUT\n"
     "       capfile craft-sizes OUT\n"
     "       capfile craft-end OUT TEXT\n";
@@ -382,6 +383,38 @@ int compare(std::span<char*> arguments) {
   return compare_with_played(cooked, snaplen, arguments[0], arguments.subspan(1));
 }
 
+// ---- holds
+
+// Whether CAPTURED holds every packet of WITNESS from its own first one on that was stamped up to
+// UNTIL; no two packets may be equal. It may hold more, but those must be the next ones.
+int holds(const char* path, const char* witness_path, int64_t until) {
+  Reader reader(path);
+  Reader witness(witness_path);
+  auto captured = reader.next();
+  if (!captured) return different("nothing was captured");
+  auto expected = witness.next();
+  while (expected && !std::ranges::equal(expected->bytes, captured->bytes)) {
+    expected = witness.next();
+  }
+  if (!expected) return different("the first packet is not in " + witness.path());
+  size_t later = 0;
+  for (; expected; expected = witness.next(), captured = reader.next()) {
+    const bool wanted = nanoseconds(expected->header) <= until;
+    if (!captured && wanted) {
+      return different("after packet " + std::to_string(reader.number()) + ", packets stamped " +
+                       std::to_string((until - nanoseconds(expected->header)) / 1000) +
+                       " us before the end are missing");
+    }
+    if (!captured) break;
+    if (!std::ranges::equal(expected->bytes, captured->bytes)) {
+      return different("packet " + std::to_string(reader.number()) + " is not the next one");
+    }
+    later += wanted ? 0 : 1;
+  }
+  std::printf("holds: %zu packets, %zu of them later\n", reader.number(), later);
+  return 0;
+}
+
 // ---- craft
 
 class Writer {
@@ -479,6 +512,9 @@ int run(std::span<char*> arguments) {
   if (command == "playable") return playable(rest);
   if (command == "count") return count(rest);
   if (command == "compare") return compare(rest);
+  if (command == "holds" && rest.size() == 3) {
+    return holds(rest[0], rest[1], std::strtoll(rest[2], nullptr, 10));
+  }
   if (command == "craft-vlan" && rest.size() == 1) return craft_vlan(rest[0]);
   if (command == "craft-sizes" && rest.size() == 1) return craft_sizes(rest[0]);
   if (command == "craft-end" && rest.size() == 2) return craft_end(rest[0], rest[1]);

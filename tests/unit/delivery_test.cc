@@ -1,6 +1,6 @@
-// What the program's callback gets for a packet in a block: headers, tags, lengths, times, and which
-// packets it does not get. The expected values are what stock libpcap makes of the same packet
-// (pcap-linux.c: pcap_handle_packet_mmap).
+// What the program's callback gets for a packet in a block: headers, tags, lengths, times, and
+// which packets it does not get. The expected values are what stock libpcap makes of the same
+// packet (pcap-linux.c: pcap_handle_packet_mmap).
 #include "pcap-linux-v3/delivery.h"
 
 #include <arpa/inet.h>
@@ -120,8 +120,10 @@ TEST_CASE("a packet longer than the snapshot length is cut, its length on the wi
 
 TEST_CASE("a VLAN tag that the kernel took off is put back") {
   Fixture f;
-  REQUIRE(f.block.add({.bytes = frame(60), .status = TP_STATUS_VLAN_VALID | TP_STATUS_VLAN_TPID_VALID,
-                       .tci = 0x6123, .tpid = ETH_P_8021AD}));
+  REQUIRE(f.block.add({.bytes = frame(60),
+                       .status = TP_STATUS_VLAN_VALID | TP_STATUS_VLAN_TPID_VALID,
+                       .tci = 0x6123,
+                       .tpid = ETH_P_8021AD}));
   f.run();
   CHECK(f.got.at(0).bytes == with_tag(frame(60), 12, {0x88, 0xa8, 0x61, 0x23}));
   CHECK(f.got[0].header.caplen == 64);
@@ -175,8 +177,8 @@ TEST_CASE("an SLL header is made") {
   f.plan.vlan_offset = 14;
   REQUIRE(f.block.add({.bytes = counting(40), .from = address(9, PACKET_BROADCAST)}));
   f.run();
-  const Bytes header{0, PACKET_BROADCAST, 0, 1,    0,    6,    0xa0, 0xa1,
-                     0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0x08, 0x00};
+  const Bytes header{
+      0, PACKET_BROADCAST, 0, 1, 0, 6, 0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0x08, 0x00};
   Bytes expected = header;
   for (auto b : counting(40)) expected.push_back(b);
   CHECK(f.got.at(0).bytes == expected);
@@ -189,8 +191,8 @@ TEST_CASE("an SLL header with a VLAN tag has the tag before its protocol") {
   f.plan.link_header = LinkHeader::kSll;
   f.plan.interface = -1;
   f.plan.vlan_offset = 14;
-  REQUIRE(f.block.add({.bytes = counting(40), .status = TP_STATUS_VLAN_VALID, .tci = 42,
-                       .from = address()}));
+  REQUIRE(f.block.add(
+      {.bytes = counting(40), .status = TP_STATUS_VLAN_VALID, .tci = 42, .from = address()}));
   f.run();
   const Bytes& got = f.got.at(0).bytes;
   REQUIRE(got.size() == 60);
@@ -205,8 +207,8 @@ TEST_CASE("an SLL2 header is made") {
   f.plan.vlan_offset = -1;
   REQUIRE(f.block.add({.bytes = counting(40), .from = address(0x01020304, PACKET_OTHERHOST)}));
   f.run();
-  const Bytes header{0x08, 0x00, 0,    0,    1,    2,    3,    4,    0,    1,
-                     PACKET_OTHERHOST, 6,    0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7};
+  const Bytes header{0x08, 0x00, 0,    0,    1,    2,    3,    4,    0,   1, PACKET_OTHERHOST,
+                     6,    0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7};
   Bytes expected = header;
   for (auto b : counting(40)) expected.push_back(b);
   CHECK(f.got.at(0).bytes == expected);
@@ -267,13 +269,25 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
     tags.emplace_back(tagged, tci);
     return wire == 1000;
   };
-  REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1000, .status = TP_STATUS_VLAN_VALID,
-                       .tci = 0xf005}));
+  REQUIRE(f.block.add(
+      {.bytes = frame(60), .wire_length = 1000, .status = TP_STATUS_VLAN_VALID, .tci = 0xf005}));
   REQUIRE(f.block.add({.bytes = frame(61)}));
   CHECK(f.run() == 1);
   CHECK(seen == std::vector<Bytes>{frame(60), frame(61)});
   CHECK(tags == std::vector<std::pair<bool, unsigned>>{{true, 5}, {false, 0}});
   CHECK(f.got.at(0).header.len == 1004);
+  CHECK(f.counters.filtered == 1);
+}
+
+TEST_CASE("a filter that the kernel has by now is for older packets only") {
+  Fixture f;
+  f.plan.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
+                     std::uint16_t) { return false; };
+  f.plan.filter_until_ns = 5'000'000'000;
+  REQUIRE(f.block.add({.bytes = frame(60), .sec = 5}));
+  REQUIRE(f.block.add({.bytes = frame(61), .sec = 5, .nsec = 1}));
+  CHECK(f.run() == 1);
+  CHECK(f.got.at(0).header.caplen == 61);
   CHECK(f.counters.filtered == 1);
 }
 

@@ -136,6 +136,15 @@ TEST_CASE("the tool's timeout is the retire timeout, and none is a second") {
   CHECK(choose(w).retire_ms == kUnboundedRetireMs);
 }
 
+TEST_CASE("a handle that drains has its open block handed over soon") {
+  RingWish w = wish();
+  w.drain = true;
+  w.timeout_ms = GENERATE(0, 41, 1000, 10000);
+  CHECK(choose(w).retire_ms == kDrainRetireMs);
+  w.timeout_ms = 10;
+  CHECK(choose(w).retire_ms == 10);
+}
+
 TEST_CASE("PCAPV3_RETIRE goes before the tool's timeout and before immediate mode") {
   RingWish w = wish();
   w.set_retire_ms = 20;

@@ -30,7 +30,8 @@ struct TestPacket {
 Bytes counting(std::size_t count, std::uint8_t first = 0);
 
 /// A block of `block_bytes`, aligned as the kernel's are. The layout follows af_packet.c
-/// (prb_open_block, prb_fill_curr_block, tpacket_rcv) for a socket with PACKET_RESERVE of `headroom`.
+/// (prb_open_block, prb_fill_curr_block, tpacket_rcv) for a socket with PACKET_RESERVE of
+/// `headroom`.
 class TestBlock {
  public:
   TestBlock(std::uint32_t block_bytes, std::uint32_t headroom);

@@ -1,0 +1,48 @@
+#include "drain.h"
+
+#include <time.h>
+
+namespace pcapv3 {
+
+std::uint64_t realtime_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+void Drain::begin_read(bool several) {
+  reader_.store(pthread_self(), std::memory_order_relaxed);
+  has_reader_.store(true, std::memory_order_release);
+  has_mask_ = several && pthread_sigmask(SIG_BLOCK, nullptr, &mask_) == 0;
+}
+
+void Drain::on_break() {
+  // A break while one is being worked on means it: now.
+  const bool again = active() || requested_ns_.load(std::memory_order_relaxed) != 0;
+  const bool drain = allowed_ && !again && !from_within();
+  requested_ns_.store(drain ? realtime_ns() : 0, std::memory_order_release);
+}
+
+bool Drain::from_within() const {
+  // Before the first read there is nothing to hand over.
+  if (!has_reader_.load(std::memory_order_acquire)) return true;
+  if (pthread_equal(pthread_self(), reader_.load(std::memory_order_relaxed)) == 0) return false;
+  if (waiting_.load(std::memory_order_relaxed)) return false;
+  sigset_t now;
+  if (!has_mask_ || pthread_sigmask(SIG_BLOCK, nullptr, &now) != 0) return true;
+  for (int signal = 1; signal < NSIG; ++signal) {
+    if (sigismember(&now, signal) == 1 && sigismember(&mask_, signal) == 0) return false;
+  }
+  return true;
+}
+
+bool Drain::start() {
+  const std::uint64_t requested = requested_ns_.exchange(0, std::memory_order_acquire);
+  const bool drain = requested != 0 && !active();
+  if (drain) break_ns_ = requested;
+  active_.store(drain, std::memory_order_relaxed);
+  return drain;
+}
+
+}  // namespace pcapv3

@@ -1,0 +1,33 @@
+#include "intake.h"
+
+#include <linux/filter.h>
+#include <linux/if_packet.h>
+#include <sys/socket.h>
+
+#ifndef PACKET_IGNORE_OUTGOING
+#define PACKET_IGNORE_OUTGOING 23  // kernel headers before 4.20 lack it
+#endif
+
+namespace pcapv3 {
+
+void Intake::ignore_outgoing(bool ignore) {
+  if (ignore == ignoring_) return;
+  const int value = ignore ? 1 : 0;
+  if (setsockopt(socket_, SOL_PACKET, PACKET_IGNORE_OUTGOING, &value, sizeof(value)) == 0) {
+    ignoring_ = ignore;
+  }
+}
+
+bool Intake::cut_at(std::uint32_t bytes) {
+  // A filter that the program has put on the socket by itself stays (its length comes back; one
+  // that can't be read is an error).
+  socklen_t length = 0;
+  if (getsockopt(socket_, SOL_SOCKET, SO_GET_FILTER, nullptr, &length) != 0 || length != 0) {
+    return false;
+  }
+  sock_filter accept = {BPF_RET | BPF_K, 0, 0, bytes};
+  const sock_fprog program = {1, &accept};
+  return setsockopt(socket_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0;
+}
+
+}  // namespace pcapv3
