@@ -98,7 +98,8 @@ int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char
     if constexpr (kHeader == LinkHeader::kSll2) put_sll2(bytes -= kHeaderBytes, packet.address());
 
     if constexpr (kFiltered) {
-      if (packet.time_ns() <= plan_.filter_until_ns &&
+      const bool is_whole = h.tp_snaplen == h.tp_len;
+      if ((is_whole || packet.time_ns() <= plan_.filter_until_ns) &&
           !plan_.filter(plan_.filter_owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
                         is_tagged(h), static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
         ++filtered;

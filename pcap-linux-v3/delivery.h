@@ -43,8 +43,8 @@ struct Plan {
   int interface = 0;  ///< Interface index captured on; 0 or less: all of them.
   int loopback = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
   PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.
-  /// The last moment, in nanoseconds, of packets that the filter here is for: later ones have
-  /// passed it in the kernel, and may be cut too short to be judged again.
+  /// When the kernel got the filter, in nanoseconds: packets stamped later have passed it there, so
+  /// that those which are cut off, maybe too short to be judged once more, are not.
   std::uint64_t filter_until_ns = ~std::uint64_t{0};
   void* filter_owner = nullptr;
 };

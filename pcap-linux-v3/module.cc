@@ -132,7 +132,9 @@ pcapv3_port::~pcapv3_port() {
   if (books_closed_) counters_.received = closed_received_;
   char text[400];
   pcapv3::summarize(counters_, device_, text, sizeof(text));
-  stats_.line("%s", text);
+  const pcapv3::Geometry& ring = ring_.geometry();
+  stats_.line("%s, ring %u x %u KiB, retire timeout %u ms", text, ring.block_count,
+              ring.block_bytes / 1024, ring.retire_ms);
 }
 
 bool pcapv3_port::open() {

@@ -253,15 +253,22 @@ void break_from_signal() {
 }
 
 void break_from_thread() {
-  const Handle handle = open_capture();
-  const pid_t reader = getpid();
-  std::thread other([&] {
-    wait_until_asleep(reader);
-    pcap_breakloop(handle.get());
-  });
-  const int status = pcap_loop(handle.get(), -1, count_packet, nullptr);
-  CHECK(status == PCAP_ERROR_BREAK, "status %d", status);
-  other.join();
+  // At once, whatever the time-out is.
+  for (const int timeout_ms : {0, 10, 8000}) {
+    const Handle handle = open_capture({.timeout_ms = timeout_ms});
+    const pid_t reader = getpid();
+    Clock::time_point start;
+    std::thread other([&] {
+      wait_until_asleep(reader);
+      start = Clock::now();
+      pcap_breakloop(handle.get());
+    });
+    const int status = pcap_loop(handle.get(), -1, count_packet, nullptr);
+    other.join();
+    CHECK(status == PCAP_ERROR_BREAK, "status %d", status);
+    CHECK(seconds_since(start) < 2, "%.3f s with a time-out of %d ms", seconds_since(start),
+          timeout_ms);
+  }
 }
 
 /// Loops `rounds` times, each ended by another thread, wherever the reader is at that moment.
@@ -965,7 +972,7 @@ void no_leaks() {
   std::size_t descriptors = 0;
   std::size_t mappings = 0;
   for (std::uint32_t i = 0; i < 100; ++i) {
-    const Handle handle = open_capture({.immediate = i % 4 == 1});
+    const Handle handle = open_capture({.immediate = i % 4 == 1, .buffer_bytes = 4 << 20});
     sender.send(i, 1);
     take_until(handle.get(), i);
     if (i % 4 == 2) set_nonblock(handle.get());
@@ -1034,7 +1041,7 @@ constexpr Test kTests[] = {
     {"time-outs", timeouts},
     {"no time-out", no_timeout},
     {"immediate mode", immediate},
-    {"100 handles leave nothing behind", no_leaks, 20},
+    {"100 handles leave nothing behind", no_leaks, 40},
     {"two threads with a handle each", two_threads},
 };
 

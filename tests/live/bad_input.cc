@@ -350,7 +350,7 @@ constexpr Test kTests[] = {
     {"failures leave no descriptor", failures_leave_nothing},
     {"snapshot lengths of 0, negative and huge", snapshot_lengths},
     {"buffer sizes of 0, negative and tiny", buffer_sizes},
-    {"the largest buffer size", largest_buffer, 20},
+    {"the largest buffer size", largest_buffer, 40},
     {"a negative time-out", negative_timeout},
     {"activated twice, set after activation", activated_twice},
     {"calls before activation", before_activation},

@@ -279,16 +279,17 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
   CHECK(f.counters.filtered == 1);
 }
 
-TEST_CASE("a filter that the kernel has by now is for older packets only") {
+TEST_CASE("a packet cut off after the kernel got the filter is not judged once more") {
   Fixture f;
   f.plan.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
                      std::uint16_t) { return false; };
   f.plan.filter_until_ns = 5'000'000'000;
-  REQUIRE(f.block.add({.bytes = frame(60), .sec = 5}));
-  REQUIRE(f.block.add({.bytes = frame(61), .sec = 5, .nsec = 1}));
+  REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1500, .sec = 5}));
+  REQUIRE(f.block.add({.bytes = frame(61), .wire_length = 1500, .sec = 5, .nsec = 1}));
+  REQUIRE(f.block.add({.bytes = frame(62), .sec = 5, .nsec = 1}));  // whole: it can be judged
   CHECK(f.run() == 1);
   CHECK(f.got.at(0).header.caplen == 61);
-  CHECK(f.counters.filtered == 1);
+  CHECK(f.counters.filtered == 2);
 }
 
 TEST_CASE("no more packets than asked for, and the next call goes on") {
