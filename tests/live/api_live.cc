@@ -18,14 +18,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-const char* g_library = "";  // ours, off or distribution
-const char* g_peer = "";     // the namespace of play0
-
 constexpr char kOdd[] = "ether[21] & 1 = 1";  // the lowest byte of a frame's number
 constexpr char kEven[] = "ether[21] & 1 = 0";
 
 /// Sends what see0 receives.
-Sender peer() { return Sender("play0", g_peer); }
+Sender peer() { return Sender("play0", link_arguments().peer); }
 /// Sends out of see0.
 Sender local() { return Sender("see0"); }
 
@@ -56,7 +53,7 @@ void version() {
   const std::string text = pcap_lib_version();
   const bool ours = text.find("pcap-linux-v3") != std::string::npos;
   CHECK(text.starts_with("libpcap version "), "%s", text.c_str());
-  CHECK(ours == (std::string_view(g_library) != "distribution"), "%s", text.c_str());
+  CHECK(ours == (std::string_view(link_arguments().library) != "distribution"), "%s", text.c_str());
 }
 
 void check_opened(pcap_t* p) {
@@ -660,7 +657,7 @@ void inject() {
   const Handle handle = open_capture();
   pcap_t* p = handle.get();
   Handle other_end;
-  in_namespace(g_peer, [&] { other_end = open_capture({.device = "play0"}); });
+  in_namespace(link_arguments().peer, [&] { other_end = open_capture({.device = "play0"}); });
   set_direction(other_end.get(), PCAP_D_IN);
   const Sender sender = peer();
   for (std::uint32_t number = 0; number < 20; ++number) {
@@ -1049,16 +1046,5 @@ constexpr Test kTests[] = {
 }  // namespace pcapv3::live
 
 int main(int argc, char** argv) {
-  using namespace pcapv3::live;
-  if (argc == 2 && std::string_view(argv[1]) == "--count") {
-    std::printf("%zu\n", std::size(kTests));
-    return EXIT_SUCCESS;
-  }
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: %s --count | LIBRARY FIRST-NUMBER NAMESPACE\n", argv[0]);
-    return EXIT_FAILURE;
-  }
-  g_library = argv[1];
-  g_peer = argv[3];
-  return run_tests(g_library, std::atoi(argv[2]), kTests);
+  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
 }

@@ -12,10 +12,8 @@
 namespace pcapv3::live {
 namespace {
 
-const char* g_peer = "";  // the namespace of play0
-
 /// Sends what see0 receives.
-Sender peer() { return Sender("play0", g_peer); }
+Sender peer() { return Sender("play0", link_arguments().peer); }
 
 void set_direction(pcap_t* p, pcap_direction_t direction) {
   CHECK(pcap_setdirection(p, direction) == 0, "%s", pcap_geterr(p));
@@ -349,19 +347,5 @@ constexpr Test kTests[] = {
 }  // namespace pcapv3::live
 
 int main(int argc, char** argv) {
-  using namespace pcapv3::live;
-  if (argc == 2 && std::string_view(argv[1]) == "--count") {
-    std::printf("%zu\n", std::size(kTests));
-    return EXIT_SUCCESS;
-  }
-  if (argc != 4 && argc != 5) {
-    std::fprintf(stderr, "usage: %s --count | LIBRARY FIRST-NUMBER NAMESPACE [LIMIT-S]\n", argv[0]);
-    return EXIT_FAILURE;
-  }
-  g_peer = argv[3];
-  std::vector<Test> tests(std::begin(kTests), std::end(kTests));
-  for (Test& test : tests) {
-    if (argc == 5) test.limit_s = static_cast<unsigned>(std::atoi(argv[4]));
-  }
-  return run_tests(argv[1], std::atoi(argv[2]), tests);
+  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
 }

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <span>
+#include <vector>
 
 namespace pcapv3::live {
 
@@ -82,6 +83,37 @@ inline int run_tests(const char* library, int first, std::span<const Test> tests
   bool all_ok = true;
   for (const Test& test : tests) all_ok = run_test(library, first++, test) && all_ok;
   return all_ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/// What the scripts say on the command line of a program whose tests want a link: LIBRARY, the
+/// first test's number, and the network namespace of the link's other end. A fourth word is a time
+/// limit in seconds for each test, in place of its own.
+struct LinkArguments {
+  const char* library = "";
+  const char* peer = "";
+};
+
+inline LinkArguments& link_arguments() {
+  static LinkArguments arguments;
+  return arguments;
+}
+
+/// main() of such a program. With --count it prints how many tests there are.
+inline int run_on_link(int argc, char** argv, std::span<const Test> tests) {
+  if (argc == 2 && std::strcmp(argv[1], "--count") == 0) {
+    std::printf("%zu\n", tests.size());
+    return EXIT_SUCCESS;
+  }
+  if (argc != 4 && argc != 5) {
+    std::fprintf(stderr, "usage: %s --count | LIBRARY FIRST-NUMBER NAMESPACE [LIMIT-S]\n", argv[0]);
+    return EXIT_FAILURE;
+  }
+  link_arguments() = {.library = argv[1], .peer = argv[3]};
+  std::vector<Test> limited(tests.begin(), tests.end());
+  for (Test& test : limited) {
+    if (argc == 5) test.limit_s = static_cast<unsigned>(std::atoi(argv[4]));
+  }
+  return run_tests(argv[1], std::atoi(argv[2]), limited);
 }
 
 }  // namespace pcapv3::live
