@@ -254,6 +254,8 @@ static void port_breakloop(pcap_t *p) {
 }
 
 static void leave_port(pcap_t *p) {
+  /* Unmapped here; destroy_ring() must not do it again. */
+  if (has_ring(joined(p))) joined(p)->stock.mmapbuf = NULL;
   pcapv3_close(joined(p)->port);
   joined(p)->port = NULL;
 }
