@@ -32,7 +32,7 @@
 #include "pcap-int.h"
 #include "pcap-linux-v3/module.h"
 
-/* libpcap 1.10.5 gave its internal names a prefix. */
+/* libpcap 1.10.5 gave its internal names a prefix (prepare-libpcap looks). */
 #ifdef PCAP_LINUX_V3_PCAPINT
 #define CREATE_INTERFACE pcapint_create_interface
 #define CREATE_COMMON pcapint_create_common

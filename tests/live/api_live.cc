@@ -162,7 +162,8 @@ void mixed_reading() {
     pcap_pkthdr copy;
     const u_char* data = nullptr;
     if (pcap_next_ex(p, &header, &data) == 1) packets.emplace_back(*header, data);
-    if (packets.size() < 60) pcap_dispatch(p, 2, keep, user(packets));
+    if (packets.size() < 60)
+      CHECK(pcap_dispatch(p, 2, keep, user(packets)) >= 0, "%s", pcap_geterr(p));
     if (packets.size() < 60 && (data = pcap_next(p, &copy)) != nullptr) {
       packets.emplace_back(copy, data);
     }
