@@ -3,8 +3,8 @@
  *
  * It includes that file as it is, from libpcap's own source, with a few names and system calls
  * redirected by the preprocessor, and joins each capture handle on a network interface to a port of
- * the module (pcap-linux-v3/module.h). A handle is created, activated, filtered, waited on, injected
- * into and closed by stock code. What differs:
+ * the module (pcap-linux-v3/module.h). A handle is created, activated, filtered, waited on,
+ * injected into and closed by stock code. What differs:
  *
  *   - PACKET_RX_RING, mmap and munmap: the module makes, maps and unmaps the ring, in the shape it
  *     wants. Stock code is told that shape, so that its own walks over the ring stay right.
@@ -13,13 +13,14 @@
  *   - reading packets: the module's.
  *   - immediate mode: can stay on V3.
  *
- * Where a handle has to be a stock one (PCAPV3=off, monitor mode, CAN, a kernel without a sound V3),
- * none of this applies to it.
+ * Where a handle has to be a stock one (PCAPV3=off, monitor mode, CAN, a kernel without a sound
+ * V3), none of this applies to it.
  */
 #define _GNU_SOURCE
 #include "compat/pcap_linux.h"
 
 #include <config.h>
+#include <errno.h>
 #include <linux/if_packet.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -46,31 +47,30 @@
 #endif
 #define pcap_lib_version stock_lib_version
 
-pcap_t *stock_create_interface(const char *, char *);
-const char *stock_lib_version(void);
+pcap_t* stock_create_interface(const char*, char*);
+const char* stock_lib_version(void);
 
 /* A handle as it is allocated here: libpcap's struct, stock code's private one behind it, and what
  * joins it to the module behind that. All zero at first (pcap.c: pcap_alloc_pcap_t). */
-#define HANDLE_WITH_PORT(stock_type)                                 \
-  struct {                                                           \
-    pcap_t handle;                                                   \
-    stock_type stock;                                                \
-    struct pcapv3_port *port; /* NULL: a stock handle */             \
-    int immediate;            /* what the tool asked for */          \
+#define HANDLE_WITH_PORT(stock_type)                        \
+  struct {                                                  \
+    pcap_t handle;                                          \
+    stock_type stock;                                       \
+    struct pcapv3_port* port; /* NULL: a stock handle */    \
+    int immediate;            /* what the tool asked for */ \
   }
 #undef PCAP_CREATE_COMMON
-#define PCAP_CREATE_COMMON(ebuf, type)                 \
-  CREATE_COMMON(ebuf, sizeof(HANDLE_WITH_PORT(type)), \
-                offsetof(HANDLE_WITH_PORT(type), stock))
+#define PCAP_CREATE_COMMON(ebuf, type) \
+  CREATE_COMMON(ebuf, sizeof(HANDLE_WITH_PORT(type)), offsetof(HANDLE_WITH_PORT(type), stock))
 
-static int seam_setsockopt(pcap_t *, int, int, int, const void *, socklen_t);
-static int seam_getsockopt(pcap_t *, int, int, int, void *, socklen_t *);
-static void *seam_mmap(pcap_t *, void *, size_t, int, int, int, off_t);
-static int seam_munmap(pcap_t *, void *, size_t);
+static int seam_setsockopt(pcap_t*, int, int, int, const void*, socklen_t);
+static int seam_getsockopt(pcap_t*, int, int, int, void*, socklen_t*);
+static void* seam_mmap(pcap_t*, void*, size_t, int, int, int, off_t);
+static int seam_munmap(pcap_t*, void*, size_t);
 
-/* pcap-linux.c has the handle it works on in scope under this name wherever that matters; in the few
- * functions that have none, this one stands for "no handle". */
-static pcap_t *const handle = NULL;
+/* pcap-linux.c has the handle it works on in scope under this name wherever that matters; in the
+ * few functions that have none, this one stands for "no handle". */
+static pcap_t* const handle = NULL;
 #define setsockopt(...) seam_setsockopt(handle, __VA_ARGS__)
 #define getsockopt(...) seam_getsockopt(handle, __VA_ARGS__)
 #define mmap(...) seam_mmap(handle, __VA_ARGS__)
@@ -88,15 +88,18 @@ static pcap_t *const handle = NULL;
 
 typedef HANDLE_WITH_PORT(struct pcap_linux) port_handle;
 
-static port_handle *joined(pcap_t *p) { return (port_handle *)p; }
+static port_handle* joined(pcap_t* p) { return (port_handle*)p; }
 
 /* ---- The system calls that are redirected ---- */
 
-static int has_ring(const port_handle *h) {
+/* Link types whose packets want what the module does not do. */
+static int is_stocks(const pcap_t* p) { return p->linktype == DLT_CAN_SOCKETCAN; }
+
+static int has_ring(const port_handle* h) {
   return h->port != NULL && pcapv3_block_count(h->port) != 0;
 }
 
-static int seam_setsockopt(pcap_t *p, int fd, int level, int name, const void *value,
+static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* value,
                            socklen_t length) {
   if (p != NULL && has_ring(joined(p)) && level == SOL_SOCKET && name == SO_ATTACH_FILTER &&
       value == &total_fcode) {
@@ -106,13 +109,13 @@ static int seam_setsockopt(pcap_t *p, int fd, int level, int name, const void *v
     return 0;
   }
   /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */
-  struct tpacket_req3 *request = (struct tpacket_req3 *)value;
+  struct tpacket_req3* request = (struct tpacket_req3*)value;
   if (p == NULL || joined(p)->port == NULL || level != SOL_PACKET || name != PACKET_RX_RING ||
       length != sizeof(*request) || request->tp_block_nr == 0 ||
-      joined(p)->stock.tp_version != TPACKET_V3 || p->linktype == DLT_CAN_SOCKETCAN) {
+      joined(p)->stock.tp_version != TPACKET_V3 || is_stocks(p)) {
     return setsockopt(fd, level, name, value, length);
   }
-  struct pcapv3_port *port = joined(p)->port;
+  struct pcapv3_port* port = joined(p)->port;
   const struct pcapv3_wish wish = {
       .buffer_bytes = p->opt.buffer_size,
       .timeout_ms = p->opt.timeout,
@@ -132,10 +135,17 @@ static int seam_setsockopt(pcap_t *p, int fd, int level, int name, const void *v
   return 0;
 }
 
-static int seam_getsockopt(pcap_t *p, int fd, int level, int name, void *value,
-                           socklen_t *length) {
-  if (p == NULL || joined(p)->port == NULL || level != SOL_PACKET || name != PACKET_STATISTICS ||
-      joined(p)->stock.tp_version != TPACKET_V3) {
+static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, socklen_t* length) {
+  if (p == NULL || joined(p)->port == NULL || level != SOL_PACKET) {
+    return getsockopt(fd, level, name, value, length);
+  }
+  if (name == PACKET_HDRLEN && *(const int*)value == TPACKET_V3 && joined(p)->immediate &&
+      is_stocks(p)) {
+    errno =
+        EINVAL; /* init_tpacket(): no such version, so that a stock handle gets V2 as it should */
+    return -1;
+  }
+  if (name != PACKET_STATISTICS || joined(p)->stock.tp_version != TPACKET_V3) {
     return getsockopt(fd, level, name, value, length);
   }
   struct tpacket_stats_v3 stats;
@@ -149,21 +159,40 @@ static int seam_getsockopt(pcap_t *p, int fd, int level, int name, void *value,
   return status;
 }
 
-static void *seam_mmap(pcap_t *p, void *at, size_t length, int protection, int flags, int fd,
+static void* seam_mmap(pcap_t* p, void* at, size_t length, int protection, int flags, int fd,
                        off_t offset) {
-  if (p != NULL && has_ring(joined(p))) return pcapv3_ring_base(joined(p)->port);
+  if (p != NULL && has_ring(joined(p)) && fd == p->fd) {
+    return pcapv3_ring_base(joined(p)->port);
+  }
   return mmap(at, length, protection, flags, fd, offset);
 }
 
-static int seam_munmap(pcap_t *p, void *at, size_t length) {
-  if (p != NULL && has_ring(joined(p))) return 0; /* pcapv3_close() does */
+static int seam_munmap(pcap_t* p, void* at, size_t length) {
+  if (p != NULL && has_ring(joined(p)) && at == pcapv3_ring_base(joined(p)->port)) {
+    return 0; /* pcapv3_close() does */
+  }
   return munmap(at, length);
 }
 
 /* ---- What the module asks ---- */
 
-void pcap_linux_look(pcap_t *p, struct pcap_linux_view *view) {
-  const struct pcap_linux *stock = &joined(p)->stock;
+/* Whether a filter can be run here with the kernel's outcome: it loads nothing that only the kernel
+ * has, such as the packet's direction (linux/filter.h: SKF_AD_OFF), but for VLAN tags. */
+static int can_judge(const struct bpf_program* filter) {
+  for (u_int i = 0; i < filter->bf_len; ++i) {
+    const struct bpf_insn* load = &filter->bf_insns[i];
+    if (BPF_CLASS(load->code) != BPF_LD || BPF_MODE(load->code) != BPF_ABS) continue;
+    if (load->k < (bpf_u_int32)SKF_AD_OFF) continue;
+    if (load->k != (bpf_u_int32)(SKF_AD_OFF + SKF_AD_VLAN_TAG) &&
+        load->k != (bpf_u_int32)(SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT)) {
+      return 0;
+    }
+  }
+  return 1;
+}
+
+void pcap_linux_look(pcap_t* p, struct pcap_linux_view* view) {
+  const struct pcap_linux* stock = &joined(p)->stock;
   view->socket = p->fd;
   view->cooked = stock->cooked;
   view->link_type = p->linktype;
@@ -174,6 +203,7 @@ void pcap_linux_look(pcap_t *p, struct pcap_linux_view *view) {
   view->interface = stock->ifindex;
   view->loopback = stock->lo_ifindex;
   view->filter_here = stock->filter_in_userland && p->fcode.bf_insns != NULL;
+  view->filter_is_whole = view->filter_here && can_judge(&p->fcode);
   view->filter_blocks = view->filter_here ? (unsigned)stock->blocks_to_filter_in_userland : 0;
   view->endless = stock->timeout == 0;
   view->nonblocking = stock->timeout < 0;
@@ -182,106 +212,110 @@ void pcap_linux_look(pcap_t *p, struct pcap_linux_view *view) {
                     p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
 }
 
-int pcap_linux_wait(pcap_t *p) { return pcap_wait_for_frames_mmap(p); }
+int pcap_linux_wait(pcap_t* p) { return pcap_wait_for_frames_mmap(p); }
 
-volatile sig_atomic_t *pcap_linux_break_flag(pcap_t *p) { return &p->break_loop; }
+volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* p) { return &p->break_loop; }
 
-int pcap_linux_filter(pcap_t *p, const u_char *bytes, unsigned wire_length,
+int pcap_linux_filter(pcap_t* p, const u_char* bytes, unsigned wire_length,
                       unsigned captured_length, int tagged, unsigned short tci) {
   const struct pcap_bpf_aux_data aux = {.vlan_tag_present = (u_short)tagged, .vlan_tag = tci};
   return FILTER_WITH_AUX_DATA(p->fcode.bf_insns, bytes, wire_length, captured_length, &aux) != 0;
 }
 
-unsigned pcap_linux_block_filtered(pcap_t *p) {
-  struct pcap_linux *stock = &joined(p)->stock;
+unsigned pcap_linux_block_filtered(pcap_t* p) {
+  struct pcap_linux* stock = &joined(p)->stock;
   if (stock->blocks_to_filter_in_userland > 0 && --stock->blocks_to_filter_in_userland == 0) {
     stock->filter_in_userland = 0;
   }
   return (unsigned)stock->blocks_to_filter_in_userland;
 }
 
-void pcap_linux_count(pcap_t *p) {
+void pcap_linux_count(pcap_t* p) {
   struct pcap_stat passed_on; /* by seam_getsockopt() */
   (void)pcap_stats_linux(p, &passed_on);
 }
 
-void pcap_linux_error(pcap_t *p, const char *text) {
+void pcap_linux_error(pcap_t* p, const char* text) {
   snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
 }
 
 /* ---- The operations of a handle with a port ---- */
 
-static int port_read(pcap_t *p, int count, pcap_handler callback, u_char *user) {
+static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   return pcapv3_read(joined(p)->port, count, callback, user);
 }
 
-static int port_setfilter(pcap_t *p, struct bpf_program *filter) {
+static int port_setfilter(pcap_t* p, struct bpf_program* filter) {
   /* Stock code counts from here the blocks that the kernel filled with the old filter on. */
   p->offset = (int)pcapv3_block_index(joined(p)->port);
+  /* Which stock code leaves as it was if the new filter can't run in the kernel, so that it would
+   * be forgotten after so many blocks. */
+  joined(p)->stock.blocks_to_filter_in_userland = 0;
   const int status = pcap_setfilter_linux(p, filter);
   pcapv3_filter_set(joined(p)->port);
   return status;
 }
 
-static int port_setdirection(pcap_t *p, pcap_direction_t direction) {
+static int port_setdirection(pcap_t* p, pcap_direction_t direction) {
   const int status = pcap_setdirection_linux(p, direction);
   pcapv3_refresh(joined(p)->port);
   return status;
 }
 
-static int port_set_datalink(pcap_t *p, int link_type) {
+static int port_set_datalink(pcap_t* p, int link_type) {
   const int status = pcap_set_datalink_linux(p, link_type);
   pcapv3_refresh(joined(p)->port);
   return status;
 }
 
-static int port_setnonblock(pcap_t *p, int nonblock) {
+static int port_setnonblock(pcap_t* p, int nonblock) {
   const int status = pcap_setnonblock_linux(p, nonblock);
   pcapv3_refresh(joined(p)->port);
   return status;
 }
 
-static int port_stats(pcap_t *p, struct pcap_stat *stats) {
+static int port_stats(pcap_t* p, struct pcap_stat* stats) {
   /* After a drain the books are closed until the next read. */
   if (!pcapv3_closed_books(joined(p)->port, stats)) return pcap_stats_linux(p, stats);
   stats->ps_ifdrop = joined(p)->stock.stat.ps_ifdrop;
   return 0;
 }
 
-static void port_breakloop(pcap_t *p) {
+static void port_breakloop(pcap_t* p) {
   pcapv3_break(joined(p)->port);
   pcap_breakloop_linux(p);
 }
 
-static void leave_port(pcap_t *p) {
+static void leave_port(pcap_t* p) {
   /* Unmapped here; destroy_ring() must not do it again. */
   if (has_ring(joined(p))) joined(p)->stock.mmapbuf = NULL;
   pcapv3_close(joined(p)->port);
   joined(p)->port = NULL;
 }
 
-static void port_cleanup(pcap_t *p) {
-  struct pcap_stat last; /* what the kernel counted goes to the port's counters */
-  (void)port_stats(p, &last);
+static void port_cleanup(pcap_t* p) {
+  /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. */
+  struct pcap_stat last;
+  if (pcapv3_keeps_books(joined(p)->port)) (void)port_stats(p, &last);
   leave_port(p);
   pcap_cleanup_linux(p);
 }
 
 /* Why this handle can't have a port; NULL if it can. */
-static const char *must_be_stock(const pcap_t *p, const struct pcapv3_port *port) {
+static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port) {
   if (p->opt.rfmon) return "monitor mode";
   if (has_broken_tpacket_v3()) return "this kernel has no sound TPACKET_V3 (3.19 and later have)";
   if (p->opt.immediate && !pcapv3_takes_immediate(port)) return "immediate mode is to use V2";
   return NULL;
 }
 
-static int port_activate(pcap_t *p) {
-  struct pcapv3_port *port = pcapv3_open(p, p->opt.device, p->errbuf);
+static int port_activate(pcap_t* p) {
+  struct pcapv3_port* port = pcapv3_open(p, p->opt.device, p->errbuf);
   if (port == NULL) {
     pcap_cleanup_linux(p); /* as pcap_activate_linux() does when it fails */
     return PCAP_ERROR;
   }
-  const char *why = must_be_stock(p, port);
+  const char* why = must_be_stock(p, port);
   joined(p)->immediate = p->opt.immediate;
   if (why == NULL) {
     joined(p)->port = port;
@@ -306,6 +340,7 @@ static int port_activate(pcap_t *p) {
   for (unsigned i = 0; i < pcapv3_block_count(port); ++i) {
     RING_GET_FRAME_AT(p, i) = joined(p)->stock.mmapbuf + (size_t)i * pcapv3_block_bytes(port);
   }
+  p->bufsize = MAXIMUM_SNAPLEN; /* stock's V3 "frame", pcap_bufsize(3PCAP) */
   p->read_op = port_read;
   p->setfilter_op = port_setfilter;
   p->setdirection_op = port_setdirection;
@@ -320,8 +355,8 @@ static int port_activate(pcap_t *p) {
 
 /* ---- What the rest of libpcap and programs call ---- */
 
-pcap_t *CREATE_INTERFACE(const char *device, char *error) {
-  pcap_t *p = stock_create_interface(device, error);
+pcap_t* CREATE_INTERFACE(const char* device, char* error) {
+  pcap_t* p = stock_create_interface(device, error);
   if (p != NULL && pcapv3_is_on()) p->activate_op = port_activate;
   return p;
 }
@@ -329,10 +364,11 @@ pcap_t *CREATE_INTERFACE(const char *device, char *error) {
 static char version[256];
 
 static void write_version(void) {
-  snprintf(version, sizeof(version), "%s, pcap-linux-v3 %s", stock_lib_version(), PCAP_LINUX_V3_VERSION);
+  snprintf(version, sizeof(version), "%s, pcap-linux-v3 %s", stock_lib_version(),
+           PCAP_LINUX_V3_VERSION);
 }
 
-const char *pcap_lib_version(void) {
+const char* pcap_lib_version(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   (void)pthread_once(&once, write_version);
   return version;

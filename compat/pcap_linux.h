@@ -23,42 +23,43 @@ struct pcap_linux_view {
   int vlan_offset;
   int nanoseconds;
   pcap_direction_t direction;
-  int interface; /* index; -1 for all */
-  int loopback;  /* lo's index; -1 if there is none */
+  int interface;          /* index; -1 for all */
+  int loopback;           /* lo's index; -1 if there is none */
   int filter_here;        /* packets must pass pcap_linux_filter() */
+  int filter_is_whole;    /* what the filter asks for is all in the packet, or in its VLAN tag */
   unsigned filter_blocks; /* only those in this many blocks from the current one on; 0: in all */
   int endless;            /* a read waits until it has a packet, however long */
   int nonblocking;        /* a read never waits */
   int has_filter;         /* the program has set one */
-  int own_clock;          /* time stamps are the interface's and can't be held against CLOCK_REALTIME */
+  int own_clock; /* time stamps are the interface's and can't be held against CLOCK_REALTIME */
 };
-void pcap_linux_look(pcap_t *handle, struct pcap_linux_view *view);
+void pcap_linux_look(pcap_t* handle, struct pcap_linux_view* view);
 
 /*
- * Waits as the handle's mode and time-out tell: until the socket can be read or has an error, or not
- * at all. 0; PCAP_ERROR with the handle's error text set, also when the interface is gone; or
+ * Waits as the handle's mode and time-out tell: until the socket can be read or has an error, or
+ * not at all. 0; PCAP_ERROR with the handle's error text set, also when the interface is gone; or
  * PCAP_ERROR_BREAK, the break flag then being cleared.
  */
-int pcap_linux_wait(pcap_t *handle);
+int pcap_linux_wait(pcap_t* handle);
 
 /* What pcap_breakloop(3PCAP) sets, from any thread or signal handler. */
-volatile sig_atomic_t *pcap_linux_break_flag(pcap_t *handle);
+volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* handle);
 
 /* Runs the handle's filter over a packet; 0 rejects it. */
-int pcap_linux_filter(pcap_t *handle, const u_char *bytes, unsigned wire_length,
+int pcap_linux_filter(pcap_t* handle, const u_char* bytes, unsigned wire_length,
                       unsigned captured_length, int tagged, unsigned short tci);
 
 /*
  * Tells that a block whose packets had to be filtered here, because the kernel's filter is younger
  * than they are, has been read. Returns how many are left; after the last one the view changes.
  */
-unsigned pcap_linux_block_filtered(pcap_t *handle);
+unsigned pcap_linux_block_filtered(pcap_t* handle);
 
 /* Has the kernel's counts up to now passed to pcapv3_count(). */
-void pcap_linux_count(pcap_t *handle);
+void pcap_linux_count(pcap_t* handle);
 
 /* Sets the handle's error text. */
-void pcap_linux_error(pcap_t *handle, const char *text);
+void pcap_linux_error(pcap_t* handle, const char* text);
 
 #ifdef __cplusplus
 }

@@ -97,7 +97,7 @@ class PacketCursor {
 
   /// Goes to the next packet; after the last one the cursor is done().
   void next() {
-    if (--left_ == 0) return;
+    if (left_ == 0 || --left_ == 0) return;
     const std::uint32_t step = reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
     if (step < kPacketHeaderBytes || step % kPacketAlignment != 0 ||
         step > static_cast<std::size_t>(end_ - at_)) {

@@ -98,8 +98,8 @@ int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char
     if constexpr (kHeader == LinkHeader::kSll2) put_sll2(bytes -= kHeaderBytes, packet.address());
 
     if constexpr (kFiltered) {
-      const bool is_whole = h.tp_snaplen == h.tp_len;
-      if ((is_whole || packet.time_ns() <= plan_.filter_until_ns) &&
+      const bool can_be_judged = plan_.filter_is_whole && h.tp_snaplen == h.tp_len;
+      if ((can_be_judged || packet.time_ns() <= plan_.filter_until_ns) &&
           !plan_.filter(plan_.filter_owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
                         is_tagged(h), static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
         ++filtered;
@@ -116,7 +116,7 @@ int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char
     }
 
     pcap_pkthdr header;
-    header.ts.tv_sec = h.tp_sec;
+    header.ts.tv_sec = static_cast<time_t>(h.tp_sec);
     header.ts.tv_usec = static_cast<suseconds_t>(nanoseconds ? h.tp_nsec : h.tp_nsec / 1000);
     header.caplen = h.tp_snaplen + kHeaderBytes;
     header.len = h.tp_len + kHeaderBytes;
@@ -129,11 +129,11 @@ int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char
     // Without a filter that cuts, the kernel stores packets whole.
     if (header.caplen > snapshot) header.caplen = snapshot;
 
-    callback(user, &header, bytes);
     ++delivered;
+    ++counters_.delivered;  // before the callback, which may leave by longjmp(3)
+    callback(user, &header, bytes);
     cursor.next();
   }
-  counters_.delivered += static_cast<std::uint64_t>(delivered);
   counters_.filtered += filtered;
   counters_.other_way += other_way;
   return delivered;

@@ -46,6 +46,9 @@ struct Plan {
   /// When the kernel got the filter, in nanoseconds: packets stamped later have passed it there, so
   /// that those which are cut off, maybe too short to be judged once more, are not.
   std::uint64_t filter_until_ns = ~std::uint64_t{0};
+  /// Whether the filter here can judge all that the kernel's can. If not, whole packets stamped
+  /// later are left to the kernel too.
+  bool filter_is_whole = true;
   void* filter_owner = nullptr;
 };
 

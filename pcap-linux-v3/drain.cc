@@ -3,6 +3,16 @@
 #include <time.h>
 
 namespace pcapv3 {
+namespace {
+
+bool has_handler(int signal) {
+  struct sigaction action {};
+  if (sigaction(signal, nullptr, &action) != 0) return false;
+  if ((action.sa_flags & SA_SIGINFO) != 0) return true;
+  return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
+}
+
+}  // namespace
 
 std::uint64_t realtime_ns() {
   timespec now{};
@@ -32,7 +42,9 @@ bool Drain::from_within() const {
   sigset_t now;
   if (!has_mask_ || pthread_sigmask(SIG_BLOCK, nullptr, &now) != 0) return true;
   for (int signal = 1; signal < NSIG; ++signal) {
-    if (sigismember(&now, signal) == 1 && sigismember(&mask_, signal) == 0) return false;
+    if (sigismember(&now, signal) == 1 && sigismember(&mask_, signal) == 0 && has_handler(signal)) {
+      return false;
+    }
   }
   return true;
 }

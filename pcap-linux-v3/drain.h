@@ -6,9 +6,9 @@
 // The two are told apart here. Taking the packets out of the ring is module.cc's.
 //
 // A signal handler often runs while the callback does, on the same thread. What gives it away is
-// that a handler runs with its own signal blocked (sigaction(2)), so that a signal is blocked now
-// that was not when the read began. With SA_NODEFER nothing gives it away, and the read ends at
-// once.
+// that a handler runs with its own signal blocked (sigaction(2)): a signal is blocked now that has
+// a handler and was not blocked when the read began. With SA_NODEFER nothing gives it away, and the
+// read ends at once; a callback that blocks such a signal by itself looks like its handler.
 #pragma once
 
 #include <pthread.h>

@@ -88,6 +88,12 @@ bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error)
     retire_ms = (kStallMs + spare - 1) / spare;
   }
 
+  if (wish.set_block.bytes != 0 && count * block > most_bytes) {
+    return error.set(
+        "PCAPV3_BLOCK=%s: %llu blocks are wanted, and half of the free memory is %lluM",
+        wish.set_block.text, static_cast<unsigned long long>(count),
+        static_cast<unsigned long long>(most_bytes / kMiB));
+  }
   geometry.block_bytes = static_cast<std::uint32_t>(block);
   geometry.block_count = static_cast<std::uint32_t>(std::min(count, kMostBlocks));
   geometry.retire_ms = retire_ms;

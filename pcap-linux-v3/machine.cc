@@ -4,6 +4,7 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -92,15 +93,18 @@ std::uint64_t largest_of_links(int index) {
 }  // namespace
 
 std::uint64_t free_memory() {
-  std::FILE* file = std::fopen("/proc/meminfo", "re");
-  if (file == nullptr) return 0;
-  char line[128];
   unsigned long long kib = 0;
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+  if (std::FILE* file = std::fopen("/proc/meminfo", "re")) {
+    char line[128];
+    while (std::fgets(line, sizeof(line), file) != nullptr) {
+      if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    }
+    std::fclose(file);
   }
-  std::fclose(file);
-  return std::uint64_t{kib} * 1024;
+  if (kib != 0) return std::uint64_t{kib} * 1024;
+  // Without /proc: what is wholly free, which is less.
+  struct sysinfo info {};
+  return sysinfo(&info) == 0 ? std::uint64_t{info.freeram} * info.mem_unit : 0;
 }
 
 bool kernel_is_at_least(unsigned major, unsigned minor) {

@@ -5,8 +5,8 @@
 
 namespace pcapv3 {
 
-/// Memory that can be had without swapping, in bytes: MemAvailable of /proc/meminfo, proc(5). 0 if
-/// it can't be read.
+/// Memory that can be had without swapping, in bytes: MemAvailable of /proc/meminfo, proc(5), or
+/// where there is no /proc, what sysinfo(2) calls free.
 std::uint64_t free_memory();
 
 /// Whether the running kernel is at least `major`.`minor`.

@@ -14,7 +14,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "compat/pcap_linux.h"
 #include "counters.h"
@@ -41,12 +40,11 @@ struct pcapv3_port {
   pcapv3_port& operator=(const pcapv3_port&) = delete;
 
   // The memory is malloc's, so that the library needs nothing of a C++ run-time library.
-  static void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-    return std::malloc(bytes);
-  }
+  static void* operator new(std::size_t bytes) noexcept { return std::malloc(bytes); }
   static void operator delete(void* memory) { std::free(memory); }
 
   bool open();
+  bool keeps_books() const { return stats_.on(); }
   bool takes_immediate() const;
   int make_ring(int fd, const pcapv3_wish& wish);
   void refresh();
@@ -177,8 +175,9 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   }
   if (!ring_.create(fd, wanted)) {
     const int reason = errno;
-    error_.set("can't create a ring of %u blocks of %u KiB: %s; PCAPV3_BUFFER asks for less",
-               wanted.block_count, wanted.block_bytes / 1024, std::strerror(reason));
+    error_.set("can't create a ring of %u blocks of %u KiB: %s%s", wanted.block_count,
+               wanted.block_bytes / 1024, std::strerror(reason),
+               reason == ENOMEM ? "; PCAPV3_BUFFER can ask for less" : "");
     errno = reason;
     return -1;
   }
@@ -216,6 +215,7 @@ void pcapv3_port::refresh() {
   if (view.filter_here != 0) {
     plan.filter = run_filter;
     plan.filter_owner = handle_;
+    plan.filter_is_whole = view.filter_is_whole != 0;
     if (view.filter_blocks != 0 && view.own_clock == 0) plan.filter_until_ns = filter_set_ns_;
   }
   filtering_old_blocks_ = view.filter_blocks != 0;
@@ -345,7 +345,7 @@ void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
 int pcapv3_is_on() { return pcapv3::switched_off() ? 0 : 1; }
 
 pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error) {
-  auto* port = new (std::nothrow) pcapv3_port(handle, device);
+  auto* port = new pcapv3_port(handle, device);
   if (port == nullptr) {
     std::snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a port");
     return nullptr;
@@ -357,6 +357,7 @@ pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error) {
 }
 
 void pcapv3_close(pcapv3_port* port) { delete port; }
+int pcapv3_keeps_books(const pcapv3_port* port) { return port->keeps_books() ? 1 : 0; }
 int pcapv3_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
 int pcapv3_make_ring(pcapv3_port* port, int fd, const pcapv3_wish* wish) {
   return port->make_ring(fd, *wish);

@@ -29,6 +29,9 @@ struct pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error)
 /* Writes the summary if one was asked for, unmaps the ring and frees the port. NULL is allowed. */
 void pcapv3_close(struct pcapv3_port* port);
 
+/* Whether a summary was asked for. */
+int pcapv3_keeps_books(const struct pcapv3_port* port);
+
 /* Whether a handle in immediate mode is to use V3 here. */
 int pcapv3_takes_immediate(const struct pcapv3_port* port);
 

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+
 namespace pcapv3 {
 namespace {
 
@@ -29,26 +31,31 @@ void drop(int fd) {
 }  // namespace
 
 Ring::~Ring() {
-  if (base_ != nullptr) munmap(base_, geometry_.ring_bytes());
+  if (base_ != nullptr) munmap(base_, static_cast<std::size_t>(geometry_.ring_bytes()));
 }
 
 bool Ring::create(int fd, const Geometry& wanted) {
   Geometry g = wanted;
-  while (!request(fd, g)) {
+  for (;;) {
+    unsigned fewer = g.block_count / 20;
+    if (request(fd, g)) {
+      void* mapping = mmap(nullptr, static_cast<std::size_t>(g.ring_bytes()),
+                           PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+      if (mapping != MAP_FAILED) {
+        base_ = static_cast<std::byte*>(mapping);
+        geometry_ = g;
+        return true;
+      }
+      // The process has no room for it (RLIMIT_AS). To make a ring and drop it takes long, so that
+      // the steps are larger.
+      const int error = errno;
+      drop(fd);
+      errno = error;
+      fewer = g.block_count / 2;
+    }
     if (errno != ENOMEM || g.block_count <= kFewestBlocks) return false;
-    const unsigned fewer = g.block_count / 20;
-    g.block_count -= fewer > 1 ? fewer : 1;
+    g.block_count = std::max(g.block_count - std::max(fewer, 1u), kFewestBlocks);
   }
-  void* mapping = mmap(nullptr, g.ring_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (mapping == MAP_FAILED) {
-    const int error = errno;
-    drop(fd);
-    errno = error;
-    return false;
-  }
-  base_ = static_cast<std::byte*>(mapping);
-  geometry_ = g;
-  return true;
 }
 
 }  // namespace pcapv3

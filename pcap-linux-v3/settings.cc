@@ -117,7 +117,7 @@ bool switched_off() {
 }
 
 const char* const* trusted_environment() {
-  static const char* const kNothing[] = {nullptr};
+  static constexpr const char* kNothing[] = {nullptr};
   return getauxval(AT_SECURE) != 0 || environ == nullptr ? kNothing : environ;
 }
 

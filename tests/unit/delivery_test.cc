@@ -292,6 +292,18 @@ TEST_CASE("a packet cut off after the kernel got the filter is not judged once m
   CHECK(f.counters.filtered == 2);
 }
 
+TEST_CASE("what only the kernel can judge is not judged here after it has") {
+  Fixture f;
+  f.plan.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
+                     std::uint16_t) { return false; };
+  f.plan.filter_until_ns = 5'000'000'000;
+  f.plan.filter_is_whole = false;
+  REQUIRE(f.block.add({.bytes = frame(60), .sec = 5}));
+  REQUIRE(f.block.add({.bytes = frame(61), .sec = 5, .nsec = 1}));
+  CHECK(f.run() == 1);
+  CHECK(f.got.at(0).header.caplen == 61);
+}
+
 TEST_CASE("no more packets than asked for, and the next call goes on") {
   Fixture f;
   for (unsigned i = 0; i < 10; ++i) REQUIRE(f.block.add({.bytes = frame(60 + i)}));

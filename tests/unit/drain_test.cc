@@ -72,6 +72,19 @@ TEST_CASE("a signal that was blocked when the read began gives nothing away") {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
+TEST_CASE("a signal without a handler that the callback blocks gives nothing away") {
+  Drain drain;
+  drain.begin_read(true);
+  sigset_t blocked;
+  sigset_t before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGUSR2);
+  pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  drain.on_break();
+  CHECK_FALSE(drain.start());
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
 TEST_CASE("a break on the reader's own thread while it waits drains") {
   Drain drain;
   drain.begin_read(false);

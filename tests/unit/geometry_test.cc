@@ -181,6 +181,13 @@ TEST_CASE("PCAPV3_BLOCK sets the block") {
   CHECK(g.ring_bytes() == kDefaultRingBytes);
 }
 
+TEST_CASE("PCAPV3_BLOCK that makes the least ring too large for memory is refused") {
+  RingWish w = wish();
+  w.free_bytes = 2 * kGiB;
+  w.set_block = set(kGiB);
+  CHECK(refusal(w).rfind("PCAPV3_BLOCK=as-typed: ", 0) == 0);
+}
+
 TEST_CASE("PCAPV3_BLOCK that is no page's multiple, too small or too large is refused") {
   RingWish w = wish();
   w.set_block = set(GENERATE(std::uint64_t{1000}, 4096, 64 * kKiB, 128 * kKiB + 1, 2 * kGiB));
