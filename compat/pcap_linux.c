@@ -324,7 +324,9 @@ static int port_activate(pcap_t* p) {
   const int status = pcap_activate_linux(p);
   p->opt.immediate = joined(p)->immediate;
 
-  if (status >= 0 && why == NULL && !has_ring(joined(p))) why = "the link type or the kernel";
+  if (status >= 0 && why == NULL && !has_ring(joined(p))) {
+    why = is_stocks(p) ? "CAN frames" : "this kernel has no TPACKET_V3";
+  }
   if (status < 0 || why != NULL) {
     if (status == PCAP_ERROR && pcapv3_error(port)[0] != '\0') {
       pcap_linux_error(p, pcapv3_error(port));
