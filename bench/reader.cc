@@ -150,7 +150,7 @@ void read_rest(pcap_t* handle, pcap_handler callback, Count& count, pcap_stat& s
   for (;;) {
     if (pcap_stats(handle, &stats) != 0) give_up("pcap_stats", pcap_geterr(handle));
     if (count.packets + stats.ps_drop >= stats.ps_recv) return;
-    if (clock_ns(CLOCK_MONOTONIC) > limit) return;  // the figures will tell
+    if (clock_ns(CLOCK_MONOTONIC) > limit) return;
     pollfd ring = {.fd = pcap_get_selectable_fd(handle), .events = POLLIN, .revents = 0};
     poll(&ring, 1, 10);
     const int got = pcap_dispatch(handle, -1, callback, reinterpret_cast<u_char*>(&count));
@@ -183,6 +183,9 @@ void run_count(const char* interface, char** command, bool timed) {
   read_rest(handle, callback, count, stats);
   const double cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - start;
   wait_for_traffic();
+  if (count.packets + stats.ps_drop != stats.ps_recv) {
+    give_up("count", "packets were neither delivered nor dropped");
+  }
   std::printf("packets %llu received %u dropped %u dropped_percent %.3f cpu_ns %.1f\n",
               static_cast<unsigned long long>(count.packets), stats.ps_recv, stats.ps_drop,
               100.0 * stats.ps_drop / std::max(stats.ps_recv, 1u),
