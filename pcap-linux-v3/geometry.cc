@@ -88,11 +88,13 @@ bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error)
     retire_ms = (kStallMs + spare - 1) / spare;
   }
 
-  if (wish.set_block.bytes != 0 && count * block > most_bytes) {
+  const std::uint64_t room = std::max(bytes, default_bytes);
+  if (wish.set_block.bytes != 0 && count * block > room + block) {
     return error.set(
-        "PCAPV3_BLOCK=%s: %llu blocks are wanted, and half of the free memory is %lluM",
-        wish.set_block.text, static_cast<unsigned long long>(count),
-        static_cast<unsigned long long>(most_bytes / kMiB));
+        "PCAPV3_BLOCK=%s: a ring of %lluM has no room for the %llu blocks it needs; "
+        "PCAPV3_BUFFER can ask for more",
+        wish.set_block.text, static_cast<unsigned long long>(room / kMiB),
+        static_cast<unsigned long long>(count));
   }
   geometry.block_bytes = static_cast<std::uint32_t>(block);
   geometry.block_count = static_cast<std::uint32_t>(std::min(count, kMostBlocks));
