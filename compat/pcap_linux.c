@@ -141,8 +141,8 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
   }
   if (name == PACKET_HDRLEN && *(const int*)value == TPACKET_V3 && joined(p)->immediate &&
       is_stocks(p)) {
-    errno =
-        EINVAL; /* init_tpacket(): no such version, so that a stock handle gets V2 as it should */
+    /* To init_tpacket(): no such version. A stock handle gets V2 then, as it should. */
+    errno = EINVAL;
     return -1;
   }
   if (name != PACKET_STATISTICS || joined(p)->stock.tp_version != TPACKET_V3) {

@@ -20,8 +20,8 @@ class Intake {
 
   /// Has packets cut to `bytes` as they are stored, by a filter that accepts all of them. Only for
   /// a socket without a filter; pcap_setfilter(3PCAP), whose programs cut by themselves, replaces
-  /// it. Returns whether it was done.
-  bool cut_at(std::uint32_t bytes);
+  /// it.
+  void cut_at(std::uint32_t bytes);
 
  private:
   int socket_;
