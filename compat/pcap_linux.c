@@ -26,28 +26,27 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "compat/member.h"
+#include "compat/names.h"
 #include "pcap-int.h"
 #include "pcap-linux-v3/module.h"
 
-/* libpcap 1.10.5 gave its internal names a prefix (prepare-libpcap looks). */
 #ifdef PCAP_LINUX_V3_PCAPINT
-#define CREATE_INTERFACE pcapint_create_interface
-#define CREATE_COMMON pcapint_create_common
-#define FILTER_WITH_AUX_DATA pcapint_filter_with_aux_data
 #define pcapint_create_interface stock_create_interface
+#define pcapint_platform_finddevs stock_find_devices
 #else
-#define CREATE_INTERFACE pcap_create_interface
-#define CREATE_COMMON pcap_create_common
-#define FILTER_WITH_AUX_DATA pcap_filter_with_aux_data
 #define pcap_create_interface stock_create_interface
+#define pcap_platform_finddevs stock_find_devices
 #endif
 #define pcap_lib_version stock_lib_version
 
 pcap_t* stock_create_interface(const char*, char*);
+int stock_find_devices(pcap_if_list_t*, char*);
 const char* stock_lib_version(void);
 
 /* A handle as it is allocated here: libpcap's struct, stock code's private one behind it, and what
@@ -58,6 +57,9 @@ const char* stock_lib_version(void);
     stock_type stock;                                       \
     struct pcapv3_port* port; /* NULL: a stock handle */    \
     int immediate;            /* what the tool asked for */ \
+    pcap_t* aggregate;        /* that reads it, or NULL */  \
+    int cooked;               /* as that wants it: */       \
+    unsigned most_retire_ms;  /* member_prepare() */        \
   }
 #undef PCAP_CREATE_COMMON
 #define PCAP_CREATE_COMMON(ebuf, type) \
@@ -67,6 +69,7 @@ static int seam_setsockopt(pcap_t*, int, int, int, const void*, socklen_t);
 static int seam_getsockopt(pcap_t*, int, int, int, void*, socklen_t*);
 static void* seam_mmap(pcap_t*, void*, size_t, int, int, int, off_t);
 static int seam_munmap(pcap_t*, void*, size_t);
+static int seam_ioctl(pcap_t*, int, unsigned long, void*);
 
 /* pcap-linux.c has the handle it works on in scope under this name wherever that matters; in the
  * few functions that have none, this one stands for "no handle". */
@@ -75,6 +78,7 @@ static pcap_t* const handle = NULL;
 #define getsockopt(...) seam_getsockopt(handle, __VA_ARGS__)
 #define mmap(...) seam_mmap(handle, __VA_ARGS__)
 #define munmap(...) seam_munmap(handle, __VA_ARGS__)
+#define ioctl(...) seam_ioctl(handle, __VA_ARGS__)
 
 #include <pcap-linux.c>
 
@@ -82,9 +86,12 @@ static pcap_t* const handle = NULL;
 #undef getsockopt
 #undef mmap
 #undef munmap
+#undef ioctl
 #undef pcap_lib_version
 #undef pcap_create_interface
 #undef pcapint_create_interface
+#undef pcap_platform_finddevs
+#undef pcapint_platform_finddevs
 
 typedef HANDLE_WITH_PORT(struct pcap_linux) port_handle;
 
@@ -122,6 +129,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       .immediate = joined(p)->immediate,
       .interface = joined(p)->stock.ifindex,
       .cooked = joined(p)->stock.cooked,
+      .most_retire_ms = joined(p)->most_retire_ms,
   };
   if (pcapv3_make_ring(port, fd, &wish) != 0) {
     request->tp_block_nr = 1; /* keeps create_ring() from asking again for less */
@@ -174,6 +182,20 @@ static int seam_munmap(pcap_t* p, void* at, size_t length) {
   return munmap(at, length);
 }
 
+/* Set while a handle is activated on this thread that is to be cooked. iface_get_arptype() asks
+ * without a handle. (Initial-exec: the other ways to have such a variable want a library more.) */
+static __thread int activating_cooked __attribute__((tls_model("initial-exec")));
+
+static int seam_ioctl(pcap_t* p, int fd, unsigned long request, void* argument) {
+  (void)p;
+  const int status = ioctl(fd, request, argument);
+  if (status == 0 && request == SIOCGIFHWADDR && activating_cooked) {
+    /* A type for which setup_socket() takes a cooked socket, without a warning. */
+    ((struct ifreq*)argument)->ifr_hwaddr.sa_family = ARPHRD_PPP;
+  }
+  return status;
+}
+
 /* ---- What the module asks ---- */
 
 /* Whether a filter can be run here with the kernel's outcome: it loads nothing that only the kernel
@@ -214,7 +236,9 @@ void pcap_linux_look(pcap_t* p, struct pcap_linux_view* view) {
 
 int pcap_linux_wait(pcap_t* p) { return pcap_wait_for_frames_mmap(p); }
 
-volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* p) { return &p->break_loop; }
+volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* p) {
+  return joined(p)->aggregate != NULL ? &joined(p)->aggregate->break_loop : &p->break_loop;
+}
 
 int pcap_linux_filter(pcap_t* p, const u_char* bytes, unsigned wire_length,
                       unsigned captured_length, int tagged, unsigned short tci) {
@@ -305,7 +329,9 @@ static void port_cleanup(pcap_t* p) {
 static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port) {
   if (p->opt.rfmon) return "monitor mode";
   if (has_broken_tpacket_v3()) return "this kernel has no sound TPACKET_V3 (3.19 and later have)";
-  if (p->opt.immediate && !pcapv3_takes_immediate(port)) return "immediate mode is to use V2";
+  /* An aggregate has no other way than V3, whatever the kernel's timer is worth. */
+  if (p->opt.immediate && joined((pcap_t*)p)->aggregate == NULL && !pcapv3_takes_immediate(port))
+    return "immediate mode is to use V2";
   return NULL;
 }
 
@@ -321,7 +347,9 @@ static int port_activate(pcap_t* p) {
     joined(p)->port = port;
     p->opt.immediate = 0; /* which is what makes prepare_tpacket_socket() choose V2 */
   }
-  const int status = pcap_activate_linux(p);
+  activating_cooked = joined(p)->cooked;
+  int status = pcap_activate_linux(p);
+  activating_cooked = 0;
   p->opt.immediate = joined(p)->immediate;
 
   if (status >= 0 && why == NULL && !has_ring(joined(p))) {
@@ -332,6 +360,11 @@ static int port_activate(pcap_t* p) {
       pcap_linux_error(p, pcapv3_error(port));
     }
     if (status >= 0) pcapv3_say_stock(port, why);
+    if (status >= 0 && joined(p)->aggregate != NULL) {
+      snprintf(p->errbuf, sizeof(p->errbuf), "it can't be one of several ports: %s", why);
+      pcap_cleanup_linux(p);
+      status = PCAP_ERROR;
+    }
     joined(p)->port = port;
     leave_port(p);
     return status;
@@ -351,16 +384,56 @@ static int port_activate(pcap_t* p) {
   p->stats_op = port_stats;
   p->breakloop_op = port_breakloop;
   p->cleanup_op = port_cleanup;
+  if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
   pcapv3_refresh(port);
   return status;
+}
+
+/* ---- A port of an aggregate (member.h) ---- */
+
+pcap_t* member_create(const char* device, pcap_t* aggregate, char* error) {
+  pcap_t* p = stock_create_interface(device, error);
+  if (p == NULL) return NULL;
+  /* As pcap_create() does once a handle is there. */
+  if ((p->opt.device = strdup(device)) == NULL) {
+    snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a port");
+    pcap_close(p);
+    return NULL;
+  }
+  p->activate_op = port_activate;
+  joined(p)->aggregate = aggregate;
+  return p;
+}
+
+void member_prepare(pcap_t* p, int cooked, unsigned most_retire_ms) {
+  joined(p)->cooked = cooked;
+  joined(p)->most_retire_ms = most_retire_ms;
+}
+
+struct pcapv3_port* member_port(pcap_t* p) {
+  return joined(p)->port;
+}
+
+int member_is_gone(pcap_t* p) {
+  int error;
+  socklen_t length = sizeof(error);
+  (void)getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+  return device_still_exists(p) == 0;
 }
 
 /* ---- What the rest of libpcap and programs call ---- */
 
 pcap_t* CREATE_INTERFACE(const char* device, char* error) {
+  if (!pcapv3_is_on()) return stock_create_interface(device, error);
+  if (is_aggregate(device)) return aggregate_create(device, error);
   pcap_t* p = stock_create_interface(device, error);
-  if (p != NULL && pcapv3_is_on()) p->activate_op = port_activate;
+  if (p != NULL) p->activate_op = port_activate;
   return p;
+}
+
+int FIND_DEVICES(pcap_if_list_t* devices, char* error) {
+  const int status = stock_find_devices(devices, error);
+  return status != 0 || !pcapv3_is_on() ? status : aggregate_find_devices(devices, error);
 }
 
 static char version[256];

@@ -61,6 +61,9 @@ void pcap_linux_count(pcap_t* handle);
 /* Sets the handle's error text. */
 void pcap_linux_error(pcap_t* handle, const char* text);
 
+/* Stock code's text for an interface that is gone. */
+#define PCAP_LINUX_GONE "The interface disappeared"
+
 #ifdef __cplusplus
 }
 #endif

@@ -85,13 +85,10 @@ class PacketCursor {
   /// The current packet. Only when neither done() nor corrupt().
   PacketView packet() const { return PacketView(at_); }
 
-  /// A cursor over those packets from here on that come before the first one stamped later than
-  /// `ns` nanoseconds.
-  PacketCursor up_to(std::uint64_t ns) const {
-    PacketCursor scan = *this;
-    while (!scan.done() && !scan.corrupt() && scan.packet().time_ns() <= ns) scan.next();
+  /// A cursor over the next `count` packets only.
+  PacketCursor first(std::uint32_t count) const {
     PacketCursor head = *this;
-    head.left_ -= scan.left_;
+    head.left_ = count;
     return head;
   }
 

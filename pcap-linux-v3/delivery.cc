@@ -77,8 +77,9 @@ std::uint8_t* put_tag(std::uint8_t* bytes, int offset, const tpacket3_hdr& h) {
 
 }  // namespace
 
-template <LinkHeader kHeader, bool kEitherWay, bool kFiltered>
-int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char* user) {
+template <bool kUntil, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
+int Delivery::loop(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_handler callback,
+                   u_char* user) {
   constexpr std::uint32_t kHeaderBytes = header_bytes(kHeader);
   const std::uint32_t snapshot = plan_.snapshot;
   const int vlan_offset = plan_.vlan_offset;
@@ -92,6 +93,7 @@ int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char
          !changed_) {
     const PacketView packet = cursor.packet();
     const tpacket3_hdr& h = packet.header();
+    if (kUntil && packet.time_ns() > until_ns) break;
     std::uint8_t* bytes = packet.bytes();
 
     if constexpr (kHeader == LinkHeader::kSll) put_sll(bytes -= kHeaderBytes, packet.address());
@@ -129,6 +131,7 @@ int Delivery::loop(PacketCursor& cursor, int most, pcap_handler callback, u_char
     // Without a filter that cuts, the kernel stores packets whole.
     if (header.caplen > snapshot) header.caplen = snapshot;
 
+    if (kUntil) last_ns_ = packet.time_ns();
     ++delivered;
     ++counters_.delivered;  // before the callback, which may leave by longjmp(3)
     callback(user, &header, bytes);
@@ -147,12 +150,27 @@ bool Delivery::right_way(const sockaddr_ll& address) const {
   return plan_.direction != PCAP_D_IN;
 }
 
-template <LinkHeader kHeader>
+template <bool kUntil, LinkHeader kHeader>
 Delivery::Loop Delivery::loop_for(bool either_way, bool filtered) {
   if (either_way) {
-    return filtered ? &Delivery::loop<kHeader, true, true> : &Delivery::loop<kHeader, true, false>;
+    return filtered ? &Delivery::loop<kUntil, kHeader, true, true>
+                    : &Delivery::loop<kUntil, kHeader, true, false>;
   }
-  return filtered ? &Delivery::loop<kHeader, false, true> : &Delivery::loop<kHeader, false, false>;
+  return filtered ? &Delivery::loop<kUntil, kHeader, false, true>
+                  : &Delivery::loop<kUntil, kHeader, false, false>;
+}
+
+template <bool kUntil>
+Delivery::Loop Delivery::loop_for(LinkHeader header, bool either_way, bool filtered) {
+  switch (header) {
+    case LinkHeader::kSll:
+      return loop_for<kUntil, LinkHeader::kSll>(either_way, filtered);
+    case LinkHeader::kSll2:
+      return loop_for<kUntil, LinkHeader::kSll2>(either_way, filtered);
+    case LinkHeader::kFrame:
+      break;
+  }
+  return loop_for<kUntil, LinkHeader::kFrame>(either_way, filtered);
 }
 
 void Delivery::follow(const Plan& plan) {
@@ -161,17 +179,8 @@ void Delivery::follow(const Plan& plan) {
   const bool either_way =
       plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
   const bool filtered = plan.filter != nullptr;
-  switch (plan.link_header) {
-    case LinkHeader::kFrame:
-      loop_ = loop_for<LinkHeader::kFrame>(either_way, filtered);
-      break;
-    case LinkHeader::kSll:
-      loop_ = loop_for<LinkHeader::kSll>(either_way, filtered);
-      break;
-    case LinkHeader::kSll2:
-      loop_ = loop_for<LinkHeader::kSll2>(either_way, filtered);
-      break;
-  }
+  loop_ = loop_for<false>(plan.link_header, either_way, filtered);
+  loop_until_ = loop_for<true>(plan.link_header, either_way, filtered);
 }
 
 }  // namespace pcapv3

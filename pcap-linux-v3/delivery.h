@@ -64,22 +64,35 @@ class Delivery {
   /// Delivers packets from `cursor` on until `most` have been, the cursor is at its end or corrupt,
   /// the break flag is set, or the plan has changed. Returns how many were.
   int run(PacketCursor& cursor, int most, pcap_handler callback, u_char* user) {
-    return (this->*loop_)(cursor, most, callback, user);
+    return (this->*loop_)(~std::uint64_t{0}, cursor, most, callback, user);
   }
 
- private:
-  using Loop = int (Delivery::*)(PacketCursor&, int, pcap_handler, u_char*);
+  /// The same, but only up to the first packet that is stamped later than `until_ns`.
+  int run_until(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_handler callback,
+                u_char* user) {
+    return (this->*loop_until_)(until_ns, cursor, most, callback, user);
+  }
+  /// When the last packet was stamped that run_until() delivered; 0 before the first.
+  std::uint64_t last_ns() const { return last_ns_; }
 
-  template <LinkHeader kHeader, bool kEitherWay, bool kFiltered>
-  int loop(PacketCursor& cursor, int most, pcap_handler callback, u_char* user);
-  template <LinkHeader kHeader>
+ private:
+  using Loop = int (Delivery::*)(std::uint64_t, PacketCursor&, int, pcap_handler, u_char*);
+
+  template <bool kUntil, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
+  int loop(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_handler callback,
+           u_char* user);
+  template <bool kUntil, LinkHeader kHeader>
   static Loop loop_for(bool either_way, bool filtered);
+  template <bool kUntil>
+  static Loop loop_for(LinkHeader header, bool either_way, bool filtered);
   bool right_way(const sockaddr_ll& address) const;
 
   const volatile std::sig_atomic_t* const break_flag_;
   Counters& counters_;
   Plan plan_;
   Loop loop_ = nullptr;
+  Loop loop_until_ = nullptr;
+  std::uint64_t last_ns_ = 0;
   bool changed_ = false;
 };
 

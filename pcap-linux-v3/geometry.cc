@@ -34,7 +34,8 @@ std::uint64_t smallest_block(const RingWish& wish) {
 std::uint32_t choose_retire(const RingWish& wish) {
   if (wish.set_retire_ms != 0) return wish.set_retire_ms;
   if (wish.immediate) return 1;
-  const std::uint32_t most = wish.drain ? kDrainRetireMs : kMostRetireMs;
+  std::uint32_t most = wish.drain ? kDrainRetireMs : kMostRetireMs;
+  if (wish.most_retire_ms != 0) most = std::min(most, wish.most_retire_ms);
   if (wish.timeout_ms <= 0) return std::min(kUnboundedRetireMs, most);
   return std::min(static_cast<std::uint32_t>(wish.timeout_ms), most);
 }

@@ -1,6 +1,7 @@
 /*
- * What libpcap calls in the module: one port, the module's half of a capture handle. The other half
- * is a stock handle; compat/pcap_linux.c joins them.
+ * What libpcap calls in the module: ports, each the module's half of a capture handle, of which the
+ * other half is a stock handle (compat/pcap_linux.c joins them); and aggregates, which read several
+ * ports as one (compat/aggregate.c).
  *
  * C linkage. A port belongs to its handle and to the thread that uses that; only the break flag is
  * touched by others. No exception leaves these functions, and none of them allocates memory once
@@ -10,6 +11,8 @@
 #define PCAP_LINUX_V3_MODULE_H
 
 #include <pcap/pcap.h>
+#include <signal.h>
+#include <stddef.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -42,6 +45,7 @@ struct pcapv3_wish {
   int immediate;
   int interface; /* index; -1 for all */
   int cooked;
+  unsigned most_retire_ms; /* the longest retire timeout; 0: no such limit */
 };
 
 /*
@@ -85,6 +89,60 @@ void pcapv3_count(struct pcapv3_port* port, unsigned packets, unsigned drops, un
 
 /* A line for the debug log: this handle is a stock one, because of `why`. */
 void pcapv3_say_stock(struct pcapv3_port* port, const char* why);
+
+/* ---- Aggregates ---- */
+
+enum { PCAPV3_MOST_PORTS = 64, PCAPV3_NAME_BYTES = 16 /* IF_NAMESIZE */ };
+
+struct pcapv3_port_names {
+  unsigned count;
+  char names[PCAPV3_MOST_PORTS][PCAPV3_NAME_BYTES];
+};
+
+/* Reads a list of ports, "eth1,eth2". -1, with a text in `error` (PCAP_ERRBUF_SIZE bytes), if it
+ * can't be one. */
+int pcapv3_read_port_names(const char* list, struct pcapv3_port_names* names, char* error);
+
+/*
+ * The next of the aggregates that PCAPV3_PORTS asks device lists to show. `*at` is NULL for the
+ * first and is moved on. 1, with its ports in `names` and its name in `name`, of `room` bytes; 0 if
+ * there are no more; -1, with a text in `error`, if the setting can't be used.
+ */
+int pcapv3_listed_aggregate(const char** at, struct pcapv3_port_names* names, char* name,
+                            size_t room, char* error);
+
+struct pcapv3_aggregate;
+
+/* Makes the module's half of an aggregate's handle, whose break flag is `break_flag`, and reads the
+ * settings. NULL, with a text in `error` (PCAP_ERRBUF_SIZE bytes). */
+struct pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,
+                                               char* error);
+/* Closes its descriptors. The ports have been removed before. NULL is allowed. */
+void pcapv3_aggregate_close(struct pcapv3_aggregate* aggregate);
+const char* pcapv3_aggregate_error(const struct pcapv3_aggregate* aggregate);
+
+/* The longest retire timeout that its ports' rings should have, in milliseconds. */
+unsigned pcapv3_aggregate_most_retire_ms(const struct pcapv3_aggregate* aggregate);
+
+/* Takes in port number `index`, whose socket is `socket`; 0, with a text, if that fails. The port
+ * stays its handle's, which removes it before it goes; so does any that was not taken in. */
+int pcapv3_aggregate_add(struct pcapv3_aggregate* aggregate, unsigned index,
+                         struct pcapv3_port* port, int socket);
+void pcapv3_aggregate_remove(struct pcapv3_aggregate* aggregate, unsigned index);
+
+/* Whether reads never wait, and whether one waits until it has a packet, however long. */
+void pcapv3_aggregate_set_nonblocking(struct pcapv3_aggregate* aggregate, int nonblocking);
+void pcapv3_aggregate_set_endless(struct pcapv3_aggregate* aggregate, int endless);
+
+/* For select(2), poll(2) and epoll(7): readable whenever a packet can be delivered. */
+int pcapv3_aggregate_descriptor(const struct pcapv3_aggregate* aggregate);
+
+/* As pcapv3_read() and pcapv3_break(). After the break flag is set, pcapv3_aggregate_wake() ends a
+ * wait; from any thread or in a signal handler. */
+int pcapv3_aggregate_read(struct pcapv3_aggregate* aggregate, int count, pcap_handler callback,
+                          u_char* user);
+void pcapv3_aggregate_break(struct pcapv3_aggregate* aggregate);
+void pcapv3_aggregate_wake(struct pcapv3_aggregate* aggregate);
 
 #ifdef __cplusplus
 }

@@ -13,7 +13,7 @@ namespace {
 constexpr char kPrefix[] = "PCAPV3";
 constexpr std::size_t kPrefixLength = sizeof(kPrefix) - 1;
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 48;
-constexpr std::uint32_t kMaxRetireMs = 60'000;
+constexpr std::uint32_t kMaxMs = 60'000;
 
 bool equal(const char* a, const char* b) { return std::strcmp(a, b) == 0; }
 
@@ -41,14 +41,14 @@ bool parse_bytes(const char* name, const char* value, ByteSetting& setting, Erro
   return true;
 }
 
-bool parse_retire(const char* name, const char* value, std::uint32_t& ms, ErrorText& error) {
+bool parse_ms(const char* name, const char* value, std::uint32_t& ms, ErrorText& error) {
   char* end = nullptr;
   errno = 0;
   const unsigned long number = std::strtoul(value, &end, 10);
   if (*value < '0' || *value > '9' || *end != '\0' || errno != 0 || number == 0 ||
-      number > kMaxRetireMs) {
+      number > kMaxMs) {
     return error.set("%s=%s: a number of milliseconds is wanted, from 1 to %u", name, value,
-                     kMaxRetireMs);
+                     kMaxMs);
   }
   ms = static_cast<std::uint32_t>(number);
   return true;
@@ -94,7 +94,11 @@ bool Settings::read(const char* const* environment, ErrorText& error) {
     } else if (equal(name, "PCAPV3_BLOCK")) {
       ok = parse_bytes(name, value, block, error);
     } else if (equal(name, "PCAPV3_RETIRE")) {
-      ok = parse_retire(name, value, retire_ms, error);
+      ok = parse_ms(name, value, retire_ms, error);
+    } else if (equal(name, "PCAPV3_WINDOW")) {
+      ok = parse_ms(name, value, window_ms, error);
+    } else if (equal(name, "PCAPV3_PORTS")) {
+      ports = value;
     } else if (equal(name, "PCAPV3_IMMEDIATE")) {
       ok = parse_immediate(name, value, immediate, error);
     } else if (equal(name, "PCAPV3_DRAIN")) {

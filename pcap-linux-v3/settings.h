@@ -23,6 +23,8 @@ struct Settings {
   ByteSetting block;                          ///< PCAPV3_BLOCK.
   std::uint32_t retire_ms = 0;                ///< PCAPV3_RETIRE; 0: not set.
   Immediate immediate = Immediate::kDefault;  ///< PCAPV3_IMMEDIATE.
+  std::uint32_t window_ms = 0;                ///< PCAPV3_WINDOW; 0: not set.
+  const char* ports = nullptr;                ///< PCAPV3_PORTS, not looked into.
   bool drain = true;                          ///< PCAPV3_DRAIN.
   const char* stats = nullptr;                ///< PCAPV3_STATS: "stderr" or a file's path.
   const char* debug = nullptr;                ///< PCAPV3_DEBUG: likewise.

@@ -1,6 +1,7 @@
 // A ring with a place in it: which block is being read, and how far.
 //
-// Blocks are taken in ring order, as the kernel fills them, and given back when walked through.
+// Blocks are taken in ring order, as the kernel fills them, and given back when walked through. A
+// reader of one port opens one after the other; a merge (merge.h) also looks at those behind.
 #pragma once
 
 #include "block.h"
@@ -45,6 +46,25 @@ class Source {
 
   /// The block being read, or to be read next.
   unsigned index() const { return index_; }
+  /// The one `ahead` places behind it in the ring.
+  unsigned index(unsigned ahead) const {
+    const unsigned index = index_ + ahead;
+    const unsigned count = ring_.geometry().block_count;
+    return index < count ? index : index - count;
+  }
+  /// How many blocks there are in all.
+  unsigned block_count() const { return ring_.geometry().block_count; }
+
+  // For a merge. `ahead` is less than block_count().
+
+  /// Whether the kernel has handed over the block `ahead` places behind this one.
+  bool has(unsigned ahead) const { return ring_.is_ours(index(ahead)); }
+  /// Its packets, once it has been handed over.
+  PacketCursor packets(unsigned ahead) const {
+    return PacketCursor(ring_.block(index(ahead)), ring_.geometry().block_bytes, headroom_);
+  }
+  /// Its header, which belongs to the kernel until it has been handed over.
+  const tpacket_hdr_v1& header(unsigned ahead) const { return ring_.block(index(ahead))->hdr.bh1; }
 
  private:
   Ring& ring_;

@@ -156,38 +156,13 @@ TEST_CASE("the room promised in front of a packet is checked") {
   CHECK(PacketCursor(block.desc(), block.block_bytes(), kHeadroom + 1).corrupt());
 }
 
-TEST_CASE("the packets up to a moment are a walk of their own") {
-  TestBlock block(65536, kHeadroom);
-  for (std::uint32_t i = 0; i < 5; ++i) {
-    REQUIRE(block.add({.bytes = counting(60), .sec = 10, .nsec = i * 100}));
-  }
+TEST_CASE("the first packets of a block are a walk of their own") {
+  TestBlock block = block_of(5);
   const PacketCursor cursor = block.cursor();
-  constexpr std::uint64_t kSecond = 1'000'000'000;
-  CHECK(cursor.up_to(9 * kSecond).left() == 0);
-  CHECK(cursor.up_to(10 * kSecond).left() == 1);
-  CHECK(cursor.up_to(10 * kSecond + 299).left() == 3);
-  CHECK(cursor.up_to(10 * kSecond + 300).left() == 4);
-  CHECK(cursor.up_to(11 * kSecond).left() == 5);
-  PacketCursor head = cursor.up_to(10 * kSecond + 150);
+  PacketCursor head = cursor.first(2);
   CHECK(walk(head).size() == 2);
   CHECK(head.done());
   CHECK(cursor.left() == 5);
-}
-
-TEST_CASE("a packet stamped early behind a late one is not before the moment") {
-  TestBlock block(65536, kHeadroom);
-  REQUIRE(block.add({.bytes = counting(60), .sec = 1}));
-  REQUIRE(block.add({.bytes = counting(60), .sec = 3}));
-  REQUIRE(block.add({.bytes = counting(60), .sec = 2}));
-  CHECK(block.cursor().up_to(2'500'000'000).left() == 1);
-}
-
-TEST_CASE("a corrupt packet ends the packets up to a moment") {
-  TestBlock block = block_of(4);
-  block.packet(2).tp_snaplen = 0xffffff;
-  PacketCursor head = block.cursor().up_to(~std::uint64_t{0});
-  CHECK(head.left() == 2);
-  CHECK(walk(head).size() == 2);
 }
 
 TEST_CASE("corruption tells where it is") {

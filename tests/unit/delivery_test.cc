@@ -31,19 +31,12 @@ class Fixture {
   }
 
   int run(int most = 1 << 30) {
-    if (!started_) {
-      cursor = block.cursor();
-      delivery.follow(plan);
-      started_ = true;
-    }
-    return delivery.run(
-        cursor, most,
-        [](u_char* user, const pcap_pkthdr* h, const u_char* bytes) {
-          auto* self = reinterpret_cast<Fixture*>(user);
-          self->got.push_back({*h, Bytes(bytes, bytes + h->caplen)});
-          if (self->in_callback) self->in_callback();
-        },
-        reinterpret_cast<u_char*>(this));
+    start();
+    return delivery.run(cursor, most, keep, reinterpret_cast<u_char*>(this));
+  }
+  int run_until(std::uint64_t ns, int most = 1 << 30) {
+    start();
+    return delivery.run_until(ns, cursor, most, keep, reinterpret_cast<u_char*>(this));
   }
 
   TestBlock block;
@@ -56,6 +49,18 @@ class Fixture {
   std::function<void()> in_callback;
 
  private:
+  void start() {
+    if (started_) return;
+    cursor = block.cursor();
+    delivery.follow(plan);
+    started_ = true;
+  }
+  static void keep(u_char* user, const pcap_pkthdr* h, const u_char* bytes) {
+    auto* self = reinterpret_cast<Fixture*>(user);
+    self->got.push_back({*h, Bytes(bytes, bytes + h->caplen)});
+    if (self->in_callback) self->in_callback();
+  }
+
   bool started_ = false;
 };
 
@@ -349,6 +354,37 @@ TEST_CASE("delivery stops at a corrupt packet") {
   CHECK(f.run() == 1);
   CHECK(f.cursor.corrupt());
   CHECK(f.run() == 0);
+}
+
+TEST_CASE("packets are delivered up to a moment, and the rest later") {
+  Fixture f;
+  for (std::uint32_t i = 0; i < 5; ++i) {
+    REQUIRE(f.block.add({.bytes = frame(), .sec = 10, .nsec = i * 100}));
+  }
+  constexpr std::uint64_t kSecond = 1'000'000'000;
+  CHECK(f.run_until(9 * kSecond) == 0);
+  CHECK(f.delivery.last_ns() == 0);
+  CHECK(f.run_until(10 * kSecond) == 1);
+  CHECK(f.run_until(10 * kSecond + 299) == 2);
+  CHECK(f.delivery.last_ns() == 10 * kSecond + 200);
+  CHECK(f.run_until(11 * kSecond, 1) == 1);
+  CHECK(f.run() == 1);
+}
+
+TEST_CASE("a packet stamped early behind a late one is not before the moment") {
+  Fixture f;
+  for (const std::uint32_t sec : {1u, 3u, 2u}) {
+    REQUIRE(f.block.add({.bytes = frame(), .sec = sec}));
+  }
+  CHECK(f.run_until(2'500'000'000) == 1);
+}
+
+TEST_CASE("a corrupt packet ends the packets up to a moment") {
+  Fixture f;
+  for (int i = 0; i < 3; ++i) REQUIRE(f.block.add({.bytes = frame()}));
+  f.block.packet(1).tp_snaplen = 0xffffff;
+  CHECK(f.run_until(~std::uint64_t{0}) == 1);
+  CHECK(f.cursor.corrupt());
 }
 
 }  // namespace pcapv3::test

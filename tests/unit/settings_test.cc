@@ -40,9 +40,10 @@ TEST_CASE("an environment without settings leaves the defaults") {
 }
 
 TEST_CASE("every setting is read") {
-  const Outcome o = read({"PCAPV3=on", "PCAPV3_BUFFER=128M", "PCAPV3_BLOCK=65536",
-                          "PCAPV3_RETIRE=20", "PCAPV3_IMMEDIATE=v2", "PCAPV3_DRAIN=off",
-                          "PCAPV3_STATS=stderr", "PCAPV3_DEBUG=/tmp/x"});
+  const Outcome o =
+      read({"PCAPV3=on", "PCAPV3_BUFFER=128M", "PCAPV3_BLOCK=65536", "PCAPV3_RETIRE=20",
+            "PCAPV3_IMMEDIATE=v2", "PCAPV3_DRAIN=off", "PCAPV3_STATS=stderr", "PCAPV3_DEBUG=/tmp/x",
+            "PCAPV3_WINDOW=7", "PCAPV3_PORTS=a,b;c,d"});
   INFO(o.error);
   REQUIRE(o.ok);
   CHECK(o.settings.buffer.bytes == 128u << 20);
@@ -52,6 +53,8 @@ TEST_CASE("every setting is read") {
   CHECK_FALSE(o.settings.drain);
   CHECK(std::string(o.settings.stats) == "stderr");
   CHECK(std::string(o.settings.debug) == "/tmp/x");
+  CHECK(o.settings.window_ms == 7);
+  CHECK(std::string(o.settings.ports) == "a,b;c,d");
 }
 
 TEST_CASE("a setting of nothing is not set") {

@@ -1,0 +1,448 @@
+/*
+ * A handle over several ports: what pcap_create("eth1,eth2") makes.
+ *
+ * To a program it is a handle like any other. Here it is one over ordinary handles, one a port,
+ * made, opened and closed by stock code: what a program asks of it is passed on to each of them,
+ * and what it can ask about is mirrored from them. Reading is the module's
+ * (pcap-linux-v3/aggregate.h).
+ *
+ * All ports have one link type: that of their interfaces if these agree, otherwise, or if the
+ * program asks for it, LINUX_SLL2, for which they are opened as cooked sockets.
+ */
+#include "compat/aggregate.h"
+
+#include <config.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compat/member.h"
+#include "compat/names.h"
+#include "pcap-int.h"
+
+struct aggregate {
+  struct pcapv3_port_names names;
+  pcap_t* ports[PCAPV3_MOST_PORTS]; /* NULL: closed, because its interface is gone */
+  int cooked;
+  int nonblocking;
+  int activated;
+  struct pcap_stat closed_stats; /* of handles that were closed */
+  struct pcapv3_aggregate* module;
+  char names_error[PCAP_ERRBUF_SIZE]; /* why the list of names can't be used */
+};
+
+static struct aggregate* of(pcap_t* p) { return p->priv; }
+
+/* The handle's error text, with a port's name before it. Long texts are cut off. */
+static void set_error(pcap_t* p, const char* port, const char* text) {
+  char copy[PCAP_ERRBUF_SIZE];
+  snprintf(copy, sizeof(copy), "%s", text);
+  snprintf(p->errbuf, sizeof(p->errbuf), "%s: %.*s", port,
+           (int)(sizeof(p->errbuf) - IF_NAMESIZE - 3), copy);
+}
+
+/* ---- The ports' handles ---- */
+
+static int create_port(pcap_t* p, unsigned i, char* error) {
+  struct aggregate* a = of(p);
+  if (a->ports[i] == NULL) a->ports[i] = member_create(a->names.names[i], p, error);
+  return a->ports[i] != NULL ? 0 : PCAP_ERROR;
+}
+
+static void close_port(pcap_t* p, unsigned i) {
+  struct aggregate* a = of(p);
+  if (a->ports[i] == NULL) return;
+  if (a->module != NULL) pcapv3_aggregate_remove(a->module, i);
+  pcap_close(a->ports[i]);
+  a->ports[i] = NULL;
+}
+
+static void close_ports(pcap_t* p) {
+  for (unsigned i = 0; i < of(p)->names.count; ++i) close_port(p, i);
+}
+
+/* Opens a port with what the program has set. A status of pcap_activate(3PCAP); below 0 the port is
+ * closed again and the aggregate's error text set. */
+static int activate_port(pcap_t* p, unsigned i) {
+  struct aggregate* a = of(p);
+  const char* name = a->names.names[i];
+  char error[PCAP_ERRBUF_SIZE] = "";
+  if (create_port(p, i, error) != 0) {
+    set_error(p, name, error);
+    return PCAP_ERROR;
+  }
+  pcap_t* port = a->ports[i];
+  (void)pcap_set_snaplen(port, p->snapshot);
+  (void)pcap_set_promisc(port, p->opt.promisc);
+  (void)pcap_set_timeout(port, p->opt.timeout);
+  (void)pcap_set_immediate_mode(port, p->opt.immediate);
+  (void)pcap_set_buffer_size(port, (int)p->opt.buffer_size);
+  (void)pcap_set_tstamp_precision(port, p->opt.tstamp_precision);
+  (void)pcap_set_protocol_linux(port, p->opt.protocol);
+  member_prepare(port, a->cooked, pcapv3_aggregate_most_retire_ms(a->module));
+  int status = 0;
+  if (p->opt.tstamp_type >= 0) status = pcap_set_tstamp_type(port, p->opt.tstamp_type);
+  if (status >= 0) status = pcap_activate(port);
+  if (status != 0) {
+    const char* text = pcap_geterr(port);
+    set_error(p, name, text[0] != '\0' ? text : pcap_statustostr(status));
+  }
+  if (status >= 0 && !pcapv3_aggregate_add(a->module, i, member_port(port), pcap_fileno(port))) {
+    snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_aggregate_error(a->module));
+    status = PCAP_ERROR;
+  }
+  if (status < 0) close_port(p, i);
+  return status;
+}
+
+/* Opens all ports, cooked or not. As activate_port(); below 0 all are closed. */
+static int activate_ports(pcap_t* p, int cooked) {
+  struct aggregate* a = of(p);
+  int warning = 0;
+  a->cooked = cooked;
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    const int status = activate_port(p, i);
+    if (status < 0) {
+      close_ports(p);
+      return status;
+    }
+    if (status > 0) warning = status; /* with its text */
+  }
+  return warning;
+}
+
+/* Whether all ports' packets have the same header. */
+static int same_link_type(pcap_t* p) {
+  const struct aggregate* a = of(p);
+  for (unsigned i = 1; i < a->names.count; ++i) {
+    if (pcap_datalink(a->ports[i]) != pcap_datalink(a->ports[0])) return 0;
+  }
+  return 1;
+}
+
+/* Takes over what a program can ask about, from the first port, whose settings all have. */
+static void mirror(pcap_t* p) {
+  const pcap_t* port = of(p)->ports[0];
+  p->linktype = port->linktype;
+  p->linktype_ext = port->linktype_ext;
+  p->snapshot = port->snapshot;
+  p->bufsize = port->bufsize;
+  p->bpf_codegen_flags = port->bpf_codegen_flags;
+  for (unsigned i = 1; i < of(p)->names.count; ++i) {
+    p->bpf_codegen_flags &= of(p)->ports[i]->bpf_codegen_flags;
+  }
+}
+
+/* The link types to choose from: the interfaces' own, and LINUX_SLL2, whose header tells ports
+ * apart. */
+static int list_link_types(pcap_t* p) {
+  const pcap_t* port = of(p)->ports[0];
+  const int own = of(p)->cooked ? 0 : port->dlt_count > 0 ? port->dlt_count : 1;
+  u_int* list = calloc((size_t)own + 1, sizeof(*list));
+  if (list == NULL) return -1;
+  for (int i = 0; i < own; ++i) {
+    list[i] = port->dlt_count > 0 ? port->dlt_list[i] : (u_int)port->linktype;
+  }
+  list[own] = DLT_LINUX_SLL2;
+  free(p->dlt_list);
+  p->dlt_list = list;
+  p->dlt_count = own + 1;
+  return 0;
+}
+
+/* ---- What the module asks ---- */
+
+int pcap_aggregate_is_gone(pcap_t* p, unsigned i) { return member_is_gone(of(p)->ports[i]); }
+
+void pcap_aggregate_close_port(pcap_t* p, unsigned i) {
+  struct aggregate* a = of(p);
+  struct pcap_stat last;
+  if (pcap_stats(a->ports[i], &last) == 0) {
+    a->closed_stats.ps_recv += last.ps_recv;
+    a->closed_stats.ps_drop += last.ps_drop;
+    a->closed_stats.ps_ifdrop += last.ps_ifdrop;
+  }
+  close_port(p, i);
+}
+
+int pcap_aggregate_open_port(pcap_t* p, unsigned i) {
+  struct aggregate* a = of(p);
+  /* Nobody asked for this: no error text of an earlier failure is lost to it. */
+  char error[sizeof(p->errbuf)];
+  memcpy(error, p->errbuf, sizeof(error));
+  int ok = if_nametoindex(a->names.names[i]) != 0 && activate_port(p, i) >= 0;
+  if (ok) {
+    pcap_t* port = a->ports[i];
+    ok = (pcap_datalink(port) == p->linktype || pcap_set_datalink(port, p->linktype) == 0) &&
+         (p->fcode.bf_insns == NULL || pcap_setfilter(port, &p->fcode) == 0) &&
+         pcap_setdirection(port, p->direction) == 0;
+    if (!ok) close_port(p, i);
+  }
+  memcpy(p->errbuf, error, sizeof(error));
+  return ok ? 0 : -1;
+}
+
+/* ---- The operations of the handle ---- */
+
+static int aggregate_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
+  return pcapv3_aggregate_read(of(p)->module, count, callback, user);
+}
+
+static int aggregate_inject(pcap_t* p, const void* bytes, int size) {
+  (void)bytes;
+  (void)size;
+  snprintf(p->errbuf, sizeof(p->errbuf),
+           "%s: a packet can't be sent on several ports at once; open one of them for that",
+           p->opt.device);
+  return PCAP_ERROR;
+}
+
+static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
+  struct aggregate* a = of(p);
+  if (INSTALL_FILTER(p, filter) != 0) return PCAP_ERROR;
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    if (a->ports[i] != NULL && pcap_setfilter(a->ports[i], &p->fcode) != 0) {
+      set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
+      return PCAP_ERROR;
+    }
+  }
+  return 0;
+}
+
+static int aggregate_setdirection(pcap_t* p, pcap_direction_t direction) {
+  struct aggregate* a = of(p);
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    if (a->ports[i] != NULL && pcap_setdirection(a->ports[i], direction) != 0) {
+      set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
+      return PCAP_ERROR;
+    }
+  }
+  p->direction = direction;
+  return 0;
+}
+
+/* Changes between the interfaces' own link type and LINUX_SLL2 open the ports anew. */
+static int aggregate_set_datalink(pcap_t* p, int link_type) {
+  struct aggregate* a = of(p);
+  const int cooked = link_type == DLT_LINUX_SLL2;
+  if (cooked != a->cooked) {
+    if (p->fcode.bf_insns != NULL) {
+      snprintf(p->errbuf, sizeof(p->errbuf),
+               "%s: the link type can't be changed once a filter is set", p->opt.device);
+      return PCAP_ERROR;
+    }
+    for (unsigned i = 0; i < a->names.count; ++i) {
+      if (a->ports[i] != NULL) continue;
+      set_error(p, a->names.names[i], "the link type can't be changed while an interface is gone");
+      return PCAP_ERROR;
+    }
+    close_ports(p);
+    memset(&a->closed_stats, 0, sizeof(a->closed_stats));
+    if (activate_ports(p, cooked) < 0) {
+      char error[sizeof(p->errbuf)];
+      memcpy(error, p->errbuf, sizeof(error));
+      (void)activate_ports(p, !cooked);
+      memcpy(p->errbuf, error, sizeof(error));
+      return PCAP_ERROR;
+    }
+    if (aggregate_setdirection(p, p->direction) != 0) return PCAP_ERROR;
+    mirror(p);
+  }
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    if (a->ports[i] != NULL && pcap_datalink(a->ports[i]) != link_type &&
+        pcap_set_datalink(a->ports[i], link_type) != 0) {
+      set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
+      return PCAP_ERROR;
+    }
+  }
+  return 0;
+}
+
+static int aggregate_getnonblock(pcap_t* p) { return of(p)->nonblocking; }
+
+static int aggregate_setnonblock(pcap_t* p, int nonblocking) {
+  of(p)->nonblocking = nonblocking != 0;
+  pcapv3_aggregate_set_nonblocking(of(p)->module, nonblocking != 0);
+  return 0;
+}
+
+static int aggregate_stats(pcap_t* p, struct pcap_stat* stats) {
+  struct aggregate* a = of(p);
+  *stats = a->closed_stats;
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    struct pcap_stat port;
+    if (a->ports[i] == NULL) continue;
+    if (pcap_stats(a->ports[i], &port) != 0) {
+      set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
+      return PCAP_ERROR;
+    }
+    stats->ps_recv += port.ps_recv;
+    stats->ps_drop += port.ps_drop;
+    stats->ps_ifdrop += port.ps_ifdrop;
+  }
+  return 0;
+}
+
+static void aggregate_breakloop(pcap_t* p) {
+  pcapv3_aggregate_break(of(p)->module);
+  p->break_loop = 1;
+  pcapv3_aggregate_wake(of(p)->module);
+}
+
+static void aggregate_cleanup(pcap_t* p) {
+  struct aggregate* a = of(p);
+  close_ports(p);
+  pcapv3_aggregate_close(a->module);
+  a->module = NULL;
+  p->fd = -1; /* the module's, and closed with it */
+  CLEAN_UP_COMMON(p);
+}
+
+static int fail(pcap_t* p, int status) {
+  struct aggregate* a = of(p);
+  close_ports(p);
+  pcapv3_aggregate_close(a->module);
+  a->module = NULL;
+  return status;
+}
+
+static int aggregate_activate(pcap_t* p) {
+  struct aggregate* a = of(p);
+  if (a->names_error[0] != '\0') {
+    snprintf(p->errbuf, sizeof(p->errbuf), "%s", a->names_error);
+    return PCAP_ERROR_NO_SUCH_DEVICE;
+  }
+  if (p->opt.rfmon) return PCAP_ERROR_RFMON_NOTSUP;
+  a->module = pcapv3_aggregate_open(p, &p->break_loop, p->errbuf);
+  if (a->module == NULL) return PCAP_ERROR;
+
+  int status = activate_ports(p, 0);
+  if (status >= 0 && !same_link_type(p)) {
+    close_ports(p);
+    status = activate_ports(p, 1);
+  }
+  if (status < 0) return fail(p, status);
+  mirror(p);
+  if (list_link_types(p) != 0) {
+    snprintf(p->errbuf, sizeof(p->errbuf), "no memory for a list of link types");
+    return fail(p, PCAP_ERROR);
+  }
+  pcapv3_aggregate_set_endless(a->module, p->opt.timeout == 0);
+  p->fd = p->selectable_fd = pcapv3_aggregate_descriptor(a->module);
+  p->read_op = aggregate_read;
+  p->inject_op = aggregate_inject;
+  p->setfilter_op = aggregate_setfilter;
+  p->setdirection_op = aggregate_setdirection;
+  p->set_datalink_op = aggregate_set_datalink;
+  p->getnonblock_op = aggregate_getnonblock;
+  p->setnonblock_op = aggregate_setnonblock;
+  p->stats_op = aggregate_stats;
+  p->breakloop_op = aggregate_breakloop;
+  p->cleanup_op = aggregate_cleanup;
+  return status;
+}
+
+static void cleanup_unactivated(pcap_t* p) {
+  close_ports(p);
+  CLEAN_UP_COMMON(p);
+}
+
+/* ---- Making one ---- */
+
+int is_aggregate(const char* device) {
+  return strchr(device, ',') != NULL && if_nametoindex(device) == 0;
+}
+
+/* The time-stamp types that all ports have, but for those by clocks that no two cards share. */
+static int list_stamp_types(pcap_t* p) {
+  const struct aggregate* a = of(p);
+  const pcap_t* first = a->ports[0];
+  p->tstamp_type_list = calloc((size_t)first->tstamp_type_count + 1, sizeof(u_int));
+  if (p->tstamp_type_list == NULL) return -1;
+  for (int i = 0; i < first->tstamp_type_count; ++i) {
+    const u_int type = first->tstamp_type_list[i];
+    unsigned have = type != PCAP_TSTAMP_ADAPTER_UNSYNCED;
+    for (unsigned j = 1; j < a->names.count; ++j) {
+      for (int k = 0; k < a->ports[j]->tstamp_type_count; ++k) {
+        have += a->ports[j]->tstamp_type_list[k] == type;
+      }
+    }
+    if (have == a->names.count) p->tstamp_type_list[p->tstamp_type_count++] = type;
+  }
+  return 0;
+}
+
+static int list_precisions(pcap_t* p) {
+  p->tstamp_precision_list = calloc(2, sizeof(u_int));
+  if (p->tstamp_precision_list == NULL) return -1;
+  p->tstamp_precision_list[0] = PCAP_TSTAMP_PRECISION_MICRO;
+  p->tstamp_precision_list[1] = PCAP_TSTAMP_PRECISION_NANO;
+  p->tstamp_precision_count = 2;
+  return 0;
+}
+
+pcap_t* aggregate_create(const char* device, char* error) {
+  pcap_t* p = PCAP_CREATE_COMMON(error, struct aggregate);
+  if (p == NULL) return NULL;
+  p->activate_op = aggregate_activate;
+  p->cleanup_op = cleanup_unactivated;
+  struct aggregate* a = of(p);
+  if (pcapv3_read_port_names(device, &a->names, a->names_error) != 0) {
+    a->names.count = 0; /* told by pcap_activate(), as it is of any other name */
+    return p;
+  }
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    if (create_port(p, i, error) != 0) {
+      pcap_close(p);
+      return NULL;
+    }
+  }
+  if (list_stamp_types(p) != 0 || list_precisions(p) != 0) {
+    snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a list of time-stamp types");
+    pcap_close(p);
+    return NULL;
+  }
+  return p;
+}
+
+/* ---- Devices ---- */
+
+/* As pcap_findalldevs(3PCAP) tells: up and running if one of the ports is. */
+static bpf_u_int32 flags_of(struct pcap_if_list* devices, const struct pcapv3_port_names* names) {
+  bpf_u_int32 flags = 0;
+  int connected = 0;
+  for (unsigned i = 0; i < names->count; ++i) {
+    const pcap_if_t* port = FIND_DEVICE(devices, names->names[i]);
+    if (port == NULL) continue;
+    flags |= port->flags & (PCAP_IF_UP | PCAP_IF_RUNNING);
+    connected |= (port->flags & PCAP_IF_CONNECTION_STATUS) == PCAP_IF_CONNECTION_STATUS_CONNECTED;
+  }
+  return flags |
+         (connected ? PCAP_IF_CONNECTION_STATUS_CONNECTED : PCAP_IF_CONNECTION_STATUS_DISCONNECTED);
+}
+
+int aggregate_find_devices(struct pcap_if_list* devices, char* error) {
+  struct pcapv3_port_names names;
+  char name[PCAPV3_MOST_PORTS * IF_NAMESIZE];
+  const char* at = NULL;
+  int more;
+  while ((more = pcapv3_listed_aggregate(&at, &names, name, sizeof(name), error)) > 0) {
+    if (ADD_DEVICE(devices, name, flags_of(devices, &names), "Several ports in time order",
+                   error) == NULL) {
+      return -1;
+    }
+  }
+  return more;
+}
+
+int stock_lookupnet(const char*, bpf_u_int32*, bpf_u_int32*, char*);
+
+/* An aggregate has no network of its own, as "any" has none. */
+int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char* error) {
+  if (device == NULL || !pcapv3_is_on() || !is_aggregate(device)) {
+    return stock_lookupnet(device, net, mask, error);
+  }
+  *net = *mask = 0;
+  return 0;
+}

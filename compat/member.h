@@ -1,0 +1,41 @@
+/*
+ * Between the two halves of the seam: pcap_linux.c, which makes a handle for one interface, and
+ * aggregate.c, which makes one handle of several of these. Nobody else includes it.
+ */
+#ifndef PCAP_LINUX_V3_COMPAT_MEMBER_H
+#define PCAP_LINUX_V3_COMPAT_MEMBER_H
+
+#include <pcap/pcap.h>
+
+#include "pcap-linux-v3/module.h"
+
+/* ---- pcap_linux.c ---- */
+
+/* Makes a handle for an interface that is read by `aggregate`, whose break flag it takes for its
+ * own. It is activated and closed like any other. NULL, with a text, as pcap_create(3PCAP). */
+pcap_t* member_create(const char* device, pcap_t* aggregate, char* error);
+
+/* To be told before it is activated: whether its packets are to get a LINUX_SLL2 header, whatever
+ * the interface is, and the longest retire timeout in milliseconds. */
+void member_prepare(pcap_t* member, int cooked, unsigned most_retire_ms);
+
+/* The port of an activated handle. */
+struct pcapv3_port* member_port(pcap_t* member);
+
+/* Whether its interface is there no more. Clears the socket's error. */
+int member_is_gone(pcap_t* member);
+
+/* ---- aggregate.c ---- */
+
+/* Whether a device's name is a list of ports. An interface that is really called so wins. */
+int is_aggregate(const char* device);
+
+/* As pcap_create_interface() of libpcap, for a list of ports. */
+pcap_t* aggregate_create(const char* device, char* error);
+
+/* The aggregates that PCAPV3_PORTS names, one after the other; see pcapv3_listed_aggregate(). Adds
+ * them to a list of devices: 0, or -1 with a text. */
+struct pcap_if_list;
+int aggregate_find_devices(struct pcap_if_list* devices, char* error);
+
+#endif

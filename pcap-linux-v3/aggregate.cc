@@ -1,0 +1,247 @@
+#include "aggregate.h"
+
+#include <errno.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstring>
+
+#include "compat/aggregate.h"
+#include "compat/pcap_linux.h"
+
+namespace {
+
+constexpr std::uint64_t kNsPerMs = 1'000'000;
+constexpr std::uint64_t kAnyTime = ~std::uint64_t{0};
+constexpr std::uint32_t kWindowMs = 25;
+/// The longest retire timeout of a port: its packets come within two of them, so that nothing has
+/// to wait for much longer than half of the window.
+constexpr std::uint32_t kMostRetireMs = 8;
+
+std::uint64_t until(std::uint64_t ns) {
+  const std::uint64_t now = pcapv3::realtime_ns();
+  return ns > now ? ns - now : 0;
+}
+
+std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
+
+}  // namespace
+
+bool pcapv3_aggregate::open() {
+  if (!settings_.read(pcapv3::trusted_environment(), error_) ||
+      !debug_.open("PCAPV3_DEBUG", settings_.debug, error_) || !wait_.open(error_)) {
+    return false;
+  }
+  drain_.allow(settings_.drain);
+  window_ns_ = (settings_.window_ms != 0 ? settings_.window_ms : kWindowMs) * kNsPerMs;
+  merge_.set_window(window_ns_);
+  return true;
+}
+
+std::uint32_t pcapv3_aggregate::most_retire_ms() const {
+  return std::clamp<std::uint32_t>(static_cast<std::uint32_t>(window_ns_ / kNsPerMs / 3), 1,
+                                   kMostRetireMs);
+}
+
+bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
+  if (!merge_.add(index, port.source())) return error_.set("no memory to merge the ports in");
+  if (!wait_.add(index, socket)) {
+    merge_.remove(index);
+    return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
+  }
+  if (settings_.window_ms == 0) {
+    // A ring of few blocks has a longer timeout than was asked for (geometry.cc).
+    const std::uint64_t retire_ms = port.ring().geometry().retire_ms;
+    window_ns_ = std::max(window_ns_, (2 * retire_ms + kMostRetireMs) * kNsPerMs);
+    merge_.set_window(window_ns_);
+  }
+  ports_[index] = &port;
+  count_ = std::max(count_, index + 1);
+  missing_ &= ~bit(index);
+  return true;
+}
+
+void pcapv3_aggregate::remove(unsigned index) {
+  merge_.remove(index);
+  ports_[index] = nullptr;
+}
+
+int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
+  const int most = count <= 0 ? INT_MAX : count;
+  int delivered = 0;
+  bool looked = false;  // at packets, if only to reject them
+  bool collected = false;
+
+  for (unsigned i = 0; i < count_; ++i) {
+    if (ports_[i] != nullptr) ports_[i]->begin_read();
+  }
+  drain_.begin_read(most > 1);
+  for (;;) {
+    if (*break_flag_ != 0) {
+      *break_flag_ = 0;
+      if (!drain_.start()) return PCAP_ERROR_BREAK;
+    }
+    switch (deliver(most, delivered, callback, user)) {
+      case Step::kEnd:
+        return PCAP_ERROR;
+      case Step::kGoOn:
+        looked = true;
+        // Its block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
+        if (delivered == most) {
+          wait_.stay_awake();
+          return delivered;
+        }
+        continue;
+      case Step::kNoMore:
+        break;
+    }
+    if (drain_.active()) {
+      if (merge_.is_past(drain_.break_ns())) return drained(true);
+      if (nonblocking_ ||
+          until(drain_.break_ns() + pcapv3::Drain::kLongestWaitMs * kNsPerMs) == 0) {
+        return drained(false);
+      }
+      poll(nullptr, 0, 2);
+      continue;
+    }
+    if (delivered > 0 || (looked && !endless_) || (nonblocking_ && collected)) {
+      return leave(delivered);
+    }
+    if (!has_ports() || !wait()) return PCAP_ERROR;
+    collected = true;
+  }
+}
+
+/// Passes on what may go now. kGoOn: something could, and there may be more.
+pcapv3_aggregate::Step pcapv3_aggregate::deliver(int most, int& delivered, pcap_handler callback,
+                                                 u_char* user) {
+  const std::uint64_t cap = drain_.active() ? drain_.break_ns() : kAnyTime;
+  pcapv3::Merge::Run run;
+  if (!merge_.next(cap, run)) {
+    look();
+    if (!merge_.next(cap, run)) return Step::kNoMore;
+  }
+  do {
+    pcapv3_port& port = *ports_[run.port];
+    if (run.packets->corrupt()) {
+      pcap_linux_error(handle_, port.corrupt_block(*run.packets, port.source().index(run.ahead)));
+      merge_.walked(0);
+      return Step::kEnd;
+    }
+    pcapv3::Delivery& delivery = port.delivery();
+    const int passed =
+        delivery.run_until(run.until_ns, *run.packets, most - delivered, callback, user);
+    delivered += passed;
+    if (run.late) port.count_late(passed);
+    merge_.walked(delivery.last_ns());
+  } while (delivered < most && *break_flag_ == 0 && merge_.next(cap, run));
+  return Step::kGoOn;
+}
+
+void pcapv3_aggregate::look() {
+  for (unsigned i = 0; i < count_; ++i) {
+    while (ports_[i] != nullptr && merge_.is_spent(i)) {
+      ports_[i]->close_block();
+      merge_.gave_back(i);
+    }
+  }
+  merge_.look(pcapv3::realtime_ns());
+}
+
+/// Waits until something may go, or only takes what events there are if the handle does not block.
+/// False, with the handle's error text, if it can't.
+bool pcapv3_aggregate::wait() {
+  if (!nonblocking_) {
+    if (merge_.holds()) {
+      wait_.wake_in(until(merge_.ripe_ns()));
+    } else {
+      wait_.do_not_wake();
+    }
+  }
+  pcapv3::Wait::Events events;
+  drain_.set_waiting(true);
+  const bool ok = wait_.collect(!nonblocking_, events);
+  drain_.set_waiting(false);
+  if (!ok) {
+    error_.set("can't wait for packets: %s", std::strerror(errno));
+    pcap_linux_error(handle_, error_.c_str());
+    return false;
+  }
+  check_ports(events);
+  return true;
+}
+
+/// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
+/// it may.
+int pcapv3_aggregate::leave(int status) {
+  if (merge_.holds()) {
+    wait_.wake_in(until(merge_.ripe_ns()));
+  } else {
+    wait_.do_not_wake();
+  }
+  return status;
+}
+
+/// Ends a read that a break is to end; see pcapv3_port::end_drain.
+int pcapv3_aggregate::drained(bool complete) {
+  *break_flag_ = 0;
+  drain_.stop();
+  for (unsigned i = 0; i < count_; ++i) {
+    if (ports_[i] != nullptr) ports_[i]->close_books(complete);
+  }
+  return PCAP_ERROR_BREAK;
+}
+
+// ---- Ports that come and go ----
+
+/// Looks after the ports as far as events tell of them.
+void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
+  for (unsigned i = 0; i < count_; ++i) {
+    if (ports_[i] == nullptr || (leaving_ & bit(i)) != 0) continue;
+    if (!events.links && (events.troubled & bit(i)) == 0) continue;
+    if (pcap_aggregate_is_gone(handle_, i) == 0) continue;
+    debug_.line("%s: the interface is gone; its last packets are read", ports_[i]->device());
+    leaving_ |= bit(i);
+    gone_ns_ = pcapv3::realtime_ns();
+  }
+  if (events.links && missing_ != 0) bring_back_ports();
+}
+
+/// Closes ports that are gone and have been read to their end. False, with the handle's error text,
+/// when the last one was.
+bool pcapv3_aggregate::has_ports() {
+  if (leaving_ != 0) remove_empty_ports();
+  if (missing_ == 0 ||
+      std::any_of(ports_, ports_ + count_, [](pcapv3_port* port) { return port != nullptr; })) {
+    return true;
+  }
+  pcap_linux_error(handle_, PCAP_LINUX_GONE);
+  return false;
+}
+
+/// Closes the ports that are gone and have nothing left. The block that the kernel was filling has
+/// been handed over by now, or will never be.
+void pcapv3_aggregate::remove_empty_ports() {
+  const bool overdue = until(gone_ns_ + window_ns_) == 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    if ((leaving_ & bit(i)) == 0 || !(merge_.is_empty(i) || (overdue && merge_.is_closed(i)))) {
+      continue;
+    }
+    debug_.line("%s: closed until it comes back", ports_[i]->device());
+    remove(i);
+    pcap_aggregate_close_port(handle_, i);
+    leaving_ &= ~bit(i);
+    missing_ |= bit(i);
+    // It may have come back in the meantime.
+    bring_back_ports();
+  }
+}
+
+void pcapv3_aggregate::bring_back_ports() {
+  for (unsigned i = 0; i < count_; ++i) {
+    if ((missing_ & bit(i)) != 0 && pcap_aggregate_open_port(handle_, i) == 0) {
+      debug_.line("%s: back", ports_[i]->device());
+    }
+  }
+}

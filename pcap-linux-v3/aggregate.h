@@ -1,0 +1,84 @@
+// Several ports read as one: the module's half of a handle on eth1,eth2.
+//
+// Its ports are ordinary ones, each with a stock handle that opened it, has its filter and tells
+// its statistics. Here they are read: blocks go through the merge (merge.h) and, run by run,
+// through each port's own delivery into the program's callback.
+//
+// A port can go away while others go on; it is then read to its end, closed, and opened again when
+// an interface of its name comes up. The stock handles are compat/aggregate.c's: it is asked to
+// close and to open them.
+//
+// Belongs to its handle and to the thread that uses that; on_break() alone may be called by others.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "drain.h"
+#include "error.h"
+#include "log.h"
+#include "merge.h"
+#include "module.h"
+#include "port.h"
+#include "settings.h"
+#include "wait.h"
+
+struct pcapv3_aggregate {
+ public:
+  pcapv3_aggregate(pcap_t* handle, volatile std::sig_atomic_t* break_flag)
+      : handle_(handle), break_flag_(break_flag) {}
+  pcapv3_aggregate(const pcapv3_aggregate&) = delete;
+  pcapv3_aggregate& operator=(const pcapv3_aggregate&) = delete;
+
+  static void* operator new(std::size_t bytes) noexcept { return std::malloc(bytes); }
+  static void operator delete(void* memory) { std::free(memory); }
+
+  /// Reads the settings and makes the descriptors.
+  bool open();
+  const char* error() const { return error_.c_str(); }
+
+  /// Takes port `index` in, which is read from now on until remove(). False, with a text.
+  bool add(unsigned index, pcapv3_port& port, int socket);
+  void remove(unsigned index);
+
+  void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
+  void set_endless(bool endless) { endless_ = endless; }
+  int descriptor() const { return wait_.descriptor(); }
+  std::uint32_t most_retire_ms() const;
+
+  /// A read_op of libpcap: pcap_dispatch(3PCAP) tells what it returns.
+  int read(int count, pcap_handler callback, u_char* user);
+  void on_break() { drain_.on_break(); }
+  void wake() { wait_.wake(); }
+
+ private:
+  /// What became of a try to deliver.
+  enum class Step { kGoOn, kNoMore, kEnd };
+
+  Step deliver(int most, int& delivered, pcap_handler callback, u_char* user);
+  void look();
+  bool wait();
+  int drained(bool complete);
+  int leave(int status);
+  void check_ports(const pcapv3::Wait::Events& events);
+  bool has_ports();
+  void remove_empty_ports();
+  void bring_back_ports();
+
+  pcap_t* const handle_;
+  volatile std::sig_atomic_t* const break_flag_;
+  pcapv3::ErrorText error_;
+  pcapv3::Settings settings_;
+  pcapv3::Log debug_;
+  pcapv3::Merge merge_;
+  pcapv3::Wait wait_;
+  pcapv3::Drain drain_;
+  pcapv3_port* ports_[pcapv3::Merge::kMostPorts] = {};
+  unsigned count_ = 0;
+  std::uint64_t leaving_ = 0;  // ports, by bit, whose interfaces are gone
+  std::uint64_t missing_ = 0;  // and those that were closed for that
+  std::uint64_t gone_ns_ = 0;  // when the last of them went
+  std::uint64_t window_ns_ = 0;
+  bool nonblocking_ = false;
+  bool endless_ = false;
+};

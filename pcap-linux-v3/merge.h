@@ -1,0 +1,150 @@
+// Several ports' packets as one stream in time order.
+//
+// The kernel hands over blocks port by port, each when it is full or its retire timeout has passed,
+// so that what comes first is not what happened first. Two questions are answered here: which
+// packet is next, and whether an older one can still come.
+//
+// Which is next. A stretch is a part of a block whose packets lie in time order. Nearly always that
+// is the whole block; where several CPUs fill one ring, neighbours can be out of order by a little,
+// and the block falls into more of them. All stretches of all open blocks are in a heap, the one
+// with the oldest packet on top. It passes in one run, up to the oldest packet of the others, so
+// that a block which lies wholly before them costs what it costs on a single port.
+//
+// What can still come. A port is complete up to a time when no packet stamped before can come from
+// it any more. The oldest of these times, over all ports, is how far packets are let go. For a port
+// whose blocks have all been opened it is told by the header of the block that the kernel is
+// filling (af_packet.c: prb_open_block, prb_fill_curr_block), which can be seen at any time:
+//
+//   - it counts no packets: complete up to now;
+//   - it does: complete up to when it was opened, and what is in it comes within two retire
+//     timeouts. After a window of time nothing waits for it any longer.
+//
+// A stamp is a little older than the packet's place in the ring; kDisorderNs is taken off for that.
+// What comes later still is passed on at once and told to be late.
+//
+// Owns the order, not the packets: blocks are given back by whoever reads (aggregate.h). Memory is
+// allocated when a port is added, and when a block has more stretches than any before.
+#pragma once
+
+#include <cstdint>
+
+#include "block.h"
+#include "source.h"
+
+namespace pcapv3 {
+
+class Merge {
+ public:
+  static constexpr unsigned kMostPorts = 64;
+  /// How much older a packet's stamp can be than one that is before it in the ring, in nanoseconds.
+  static constexpr std::uint64_t kDisorderNs = 1'000'000;
+
+  Merge() = default;
+  ~Merge();
+  Merge(const Merge&) = delete;
+  Merge& operator=(const Merge&) = delete;
+
+  /// The longest that a packet waits for those of other ports, in nanoseconds.
+  void set_window(std::uint64_t window_ns) { window_ns_ = window_ns; }
+
+  /// Takes in the port with the number `port`, below kMostPorts. `source` must live until remove().
+  /// False if memory is short.
+  bool add(unsigned port, Source& source);
+  /// Takes a port out, of which all blocks have been given back.
+  void remove(unsigned port);
+
+  /// Opens what blocks the kernel has handed over, a few of each port at most, and finds how far the
+  /// ports are complete. `now_ns` is CLOCK_REALTIME, as it was before this call.
+  void look(std::uint64_t now_ns);
+
+  /// Packets to pass on next.
+  struct Run {
+    unsigned port;
+    unsigned ahead;          ///< Their block, as Source counts from the oldest one.
+    PacketCursor* packets;   ///< From here on; corrupt() where the block is.
+    std::uint64_t until_ns;  ///< Up to the first that is stamped later.
+    bool late;               ///< A younger packet has been passed on before.
+  };
+  /// Finds the next run, of packets stamped `cap_ns` at most. False if there is none that may go.
+  bool next(std::uint64_t cap_ns, Run& run);
+  /// The run's packets were walked, in part or to the end; `last_ns` is when the last one that was
+  /// passed on had been stamped, or anything older if none was. A corrupt rest counts as walked.
+  void walked(std::uint64_t last_ns);
+
+  /// Whether the port's oldest block has been walked to its end, and is to be given back.
+  bool is_spent(unsigned port) const {
+    return feeds_[port].open > 0 && feeds_[port].stretches[0] == 0;
+  }
+  /// It has been given back: the source has stepped on.
+  void gave_back(unsigned port);
+
+  /// Whether packets are held that may not go yet.
+  bool holds() const { return size_ != 0; }
+  /// When the oldest of them may go at the latest, as far as time alone decides; in nanoseconds of
+  /// CLOCK_REALTIME.
+  std::uint64_t ripe_ns() const;
+  /// Whether all packets stamped up to `ns` have been passed on.
+  bool is_past(std::uint64_t ns) const {
+    return complete_ns_ >= ns && (size_ == 0 || heap_[0].head_ns > ns);
+  }
+  /// Whether a port has nothing left, neither here nor in the block that the kernel is filling.
+  bool is_empty(unsigned port) const { return is_closed(port) && feeds_[port].empty; }
+  /// Whether it has no block open.
+  bool is_closed(unsigned port) const { return feeds_[port].open == 0; }
+
+ private:
+  static constexpr unsigned kOpenBlocks = 8;
+
+  /// A port.
+  struct Feed {
+    Source* source = nullptr;
+    unsigned open = 0;                          ///< Blocks opened and not yet given back.
+    unsigned stretches[kOpenBlocks] = {};       ///< Not walked to the end, in each of them.
+    std::uint64_t newest_ns[kOpenBlocks] = {};  ///< The youngest packet's stamp in each of them.
+    std::uint64_t next_sequence = 1;            ///< The kernel's number of the block after those.
+    std::uint64_t seen_ns = 0;                  ///< The youngest stamp of all.
+    std::uint64_t complete_ns = 0;
+    unsigned given_back = 0;  ///< Blocks, ever: tells which stretch is of which.
+    bool empty = false;       ///< As of the last look.
+    bool crowded = false;     ///< Half of the ring is full.
+  };
+  /// Packets of one block in time order, from the cursor on.
+  struct Stretch {
+    PacketCursor packets;
+    unsigned port = 0;
+    unsigned block = 0;  ///< Counted as Feed::given_back counts.
+    unsigned next_free = 0;
+  };
+  /// A stretch in the heap.
+  struct Head {
+    std::uint64_t head_ns;
+    std::uint32_t order;  ///< Of coming, for those of the same time.
+    std::uint32_t stretch;
+  };
+
+  static bool before(const Head& a, const Head& b) {
+    return a.head_ns != b.head_ns ? a.head_ns < b.head_ns
+                                  : static_cast<std::int32_t>(a.order - b.order) < 0;
+  }
+  bool reserve(unsigned stretches);
+  void push(unsigned port, unsigned block, const PacketCursor& packets, std::uint64_t head_ns);
+  void sift_up(unsigned at);
+  void sift_down();
+  static bool wants_block(const Feed& feed);
+  void open_block(unsigned port);
+  void find_complete(Feed& feed, std::uint64_t now_ns);
+
+  std::uint64_t window_ns_ = 25'000'000;
+  Feed feeds_[kMostPorts];
+  unsigned ports_ = 0;  // one more than the highest port's number
+  Head* heap_ = nullptr;
+  Stretch* stretches_ = nullptr;
+  unsigned size_ = 0;      // heads in the heap
+  unsigned capacity_ = 0;  // of both arrays
+  unsigned free_ = 0;      // the first unused stretch; capacity_: none
+  std::uint32_t order_ = 0;
+  std::uint64_t complete_ns_ = 0;  // over all ports
+  std::uint64_t passed_ns_ = 0;    // the youngest stamp passed on
+};
+
+}  // namespace pcapv3

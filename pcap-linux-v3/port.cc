@@ -1,0 +1,279 @@
+#include "port.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <cstring>
+
+#include "compat/pcap_linux.h"
+#include "geometry.h"
+#include "machine.h"
+
+namespace {
+
+bool run_filter(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
+                std::uint32_t captured_length, bool tagged, std::uint16_t tci) {
+  return pcap_linux_filter(static_cast<pcap_t*>(owner), bytes, wire_length, captured_length,
+                           tagged ? 1 : 0, tci) != 0;
+}
+
+pcapv3::LinkHeader link_header_of(const pcap_linux_view& view) {
+  if (view.cooked == 0) return pcapv3::LinkHeader::kFrame;
+  return view.link_type == DLT_LINUX_SLL2 ? pcapv3::LinkHeader::kSll2 : pcapv3::LinkHeader::kSll;
+}
+
+/// Where the kernel can cut packets off, so that the program still gets its snapshot length; 0 if
+/// none is longer than that anyway.
+std::uint32_t cut_for(const pcap_linux_view& view, std::uint64_t largest_packet) {
+  const auto snapshot = static_cast<std::uint32_t>(view.snapshot);
+  if (snapshot >= largest_packet) return 0;
+  // An SLL header, the shorter one, takes its share of a cooked packet's snapshot length. Past the
+  // place of a VLAN tag at least, because a packet that ends before it gets none (delivery.cc).
+  constexpr std::uint32_t kSllBytes = 16;
+  constexpr std::uint32_t kTagPlace = 14;
+  const std::uint32_t header = view.cooked != 0 ? kSllBytes : 0;
+  return std::max(snapshot > header ? snapshot - header : 0, kTagPlace);
+}
+
+}  // namespace
+
+pcapv3_port::pcapv3_port(pcap_t* handle, const char* device)
+    : handle_(handle),
+      break_flag_(pcap_linux_break_flag(handle)),
+      delivery_(break_flag_, counters_) {
+  std::snprintf(device_, sizeof(device_), "%s", device);
+}
+
+pcapv3_port::~pcapv3_port() {
+  if (!active_ || !stats_.on()) return;
+  if (books_closed_) counters_.received = closed_received_;
+  char text[400];
+  pcapv3::summarize(counters_, device_, text, sizeof(text));
+  const pcapv3::Geometry& ring = ring_.geometry();
+  stats_.line("%s, ring %u x %u KiB, retire timeout %u ms", text, ring.block_count,
+              ring.block_bytes / 1024, ring.retire_ms);
+}
+
+bool pcapv3_port::open() {
+  return settings_.read(pcapv3::trusted_environment(), error_) &&
+         debug_.open("PCAPV3_DEBUG", settings_.debug, error_) &&
+         stats_.open("PCAPV3_STATS", settings_.stats, error_);
+}
+
+bool pcapv3_port::takes_immediate() const {
+  switch (settings_.immediate) {
+    case pcapv3::Settings::Immediate::kV2:
+      return false;
+    case pcapv3::Settings::Immediate::kV3:
+      return true;
+    case pcapv3::Settings::Immediate::kDefault:
+      break;
+  }
+  // From 6.18 on the retire timer is an hrtimer; before, it counts in jiffies, and a packet can
+  // wait 4 to 8 ms for it (af_packet.c: prb_setup_retire_blk_timer).
+  return pcapv3::kernel_is_at_least(6, 18);
+}
+
+int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
+  pcapv3::RingWish w;
+  w.tool_bytes = wish.buffer_bytes;
+  w.set_bytes = settings_.buffer;
+  w.set_block = settings_.block;
+  w.set_retire_ms = settings_.retire_ms;
+  w.timeout_ms = wish.timeout_ms;
+  w.immediate = wish.immediate != 0;
+  w.most_retire_ms = wish.most_retire_ms;
+  w.drain = settings_.drain;
+  w.free_bytes = pcapv3::free_memory();
+  w.largest_packet = largest_packet_ = pcapv3::largest_packet(wish.interface);
+  w.page_bytes = static_cast<std::uint32_t>(getpagesize());
+
+  pcapv3::Geometry wanted;
+  if (!pcapv3::choose_geometry(w, wanted, error_)) {
+    errno = EINVAL;
+    return -1;
+  }
+  if (!ring_.create(fd, wanted)) {
+    const int reason = errno;
+    error_.set("can't create a ring of %u blocks of %u KiB: %s%s", wanted.block_count,
+               wanted.block_bytes / 1024, std::strerror(reason),
+               reason == ENOMEM ? "; PCAPV3_BUFFER can ask for less" : "");
+    errno = reason;
+    return -1;
+  }
+  source_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
+  const pcapv3::Geometry& got = ring_.geometry();
+  debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,
+              got.block_count, got.block_bytes / 1024,
+              got.block_count < wanted.block_count ? " (memory is short)" : "", got.retire_ms,
+              wish.immediate != 0 ? ", immediate mode" : "");
+  return 0;
+}
+
+void pcapv3_port::refresh() {
+  pcap_linux_view view;
+  pcap_linux_look(handle_, &view);
+  if (!active_) {
+    active_ = true;
+    intake_ = pcapv3::Intake(view.socket);
+    drain_.allow(settings_.drain && view.own_clock == 0);
+    cut_at_ = cut_for(view, largest_packet_);
+  }
+  if (view.has_filter != 0) cut_at_ = 0;
+  intake_.ignore_outgoing(view.direction == PCAP_D_IN ||
+                          (view.interface > 0 && view.interface == view.loopback));
+  nonblocking_ = view.nonblocking != 0;
+
+  pcapv3::Plan plan;
+  plan.link_header = link_header_of(view);
+  plan.vlan_offset = view.vlan_offset;
+  plan.snapshot = static_cast<std::uint32_t>(view.snapshot);
+  plan.nanoseconds = view.nanoseconds != 0;
+  plan.direction = view.direction;
+  plan.interface = view.interface;
+  plan.loopback = view.loopback;
+  if (view.filter_here != 0) {
+    plan.filter = run_filter;
+    plan.filter_owner = handle_;
+    plan.filter_is_whole = view.filter_is_whole != 0;
+    if (view.filter_blocks != 0 && view.own_clock == 0) plan.filter_until_ns = filter_set_ns_;
+  }
+  filtering_old_blocks_ = view.filter_blocks != 0;
+  endless_ = view.endless != 0;
+  delivery_.follow(plan);
+}
+
+void pcapv3_port::filter_set() {
+  filter_set_ns_ = pcapv3::realtime_ns();
+  refresh();
+}
+
+void pcapv3_port::say_stock(const char* why) { debug_.line("%s: stock handle: %s", device_, why); }
+
+void pcapv3_port::begin_read() {
+  if (cut_at_ != 0) {
+    // Not before the first read: a program that sets a filter has done so by now, and the packets
+    // that had come before were judged by it whole.
+    intake_.cut_at(cut_at_);
+    cut_at_ = 0;
+  }
+  books_closed_ = false;
+}
+
+int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
+  const int most = count <= 0 ? INT_MAX : count;
+  int delivered = 0;
+  bool looked = false;  // at packets, if only to reject them
+
+  begin_read();
+  drain_.begin_read(most > 1);
+  for (;;) {
+    if (source_.open()) {
+      looked = true;
+      delivered += deliver(most - delivered, callback, user);
+      if (source_.cursor().corrupt()) {
+        pcap_linux_error(handle_, corrupt_block(source_.cursor(), source_.index()));
+        close_block();
+        return PCAP_ERROR;
+      }
+      if (source_.cursor().done()) {
+        close_block();
+      } else if (past_break()) {
+        return end_drain(true);
+      }
+      if (*break_flag_ != 0) {
+        *break_flag_ = 0;
+        if (!drain_.start()) return PCAP_ERROR_BREAK;
+      }
+      if (delivered == most) return delivered;
+    } else if (drain_.active()) {
+      const Rest rest = await_rest();
+      if (rest != Rest::kBlock) return end_drain(rest == Rest::kNothing);
+    } else {
+      if (delivered > 0 || (looked && !endless_)) return delivered;
+      const int status = wait();
+      if (status != 0) return status;
+      if (!source_.open() && !endless_ && !drain_.active()) return 0;
+    }
+  }
+}
+
+int pcapv3_port::wait() {
+  drain_.set_waiting(true);
+  const int status = pcap_linux_wait(handle_);
+  drain_.set_waiting(false);
+  return status == PCAP_ERROR_BREAK && drain_.start() ? 0 : status;
+}
+
+int pcapv3_port::deliver(int most, pcap_handler callback, u_char* user) {
+  return drain_.active()
+             ? delivery_.run_until(drain_.break_ns(), source_.cursor(), most, callback, user)
+             : delivery_.run(source_.cursor(), most, callback, user);
+}
+
+/// Whether the open block goes on with a packet that came after the break.
+bool pcapv3_port::past_break() {
+  return drain_.active() && source_.cursor().packet().time_ns() > drain_.break_ns();
+}
+
+/// Waits for the kernel to hand over the block that holds what came before the break: by the retire
+/// timeout, unless there is nothing in it. There is nothing to poll for when it stays empty, so it
+/// looks again every few milliseconds.
+pcapv3_port::Rest pcapv3_port::await_rest() {
+  constexpr int kLookMs = 2;
+  for (std::uint64_t waited = 0;; waited += kLookMs) {
+    const bool empty = !source_.kernel_has_packets();
+    if (source_.open()) return Rest::kBlock;
+    const std::uint64_t since_break = (pcapv3::realtime_ns() - drain_.break_ns()) / 1'000'000;
+    if (empty && since_break >= pcapv3::Drain::kSettleMs) return Rest::kNothing;
+    if (nonblocking_ || *break_flag_ != 0 || waited >= pcapv3::Drain::kLongestWaitMs) {
+      return Rest::kNotYet;
+    }
+    poll(nullptr, 0, kLookMs);
+  }
+}
+
+/// Ends a read that a break is to end. `complete`: all that had come before it was handed over, so
+/// that the books can be closed as of then; what the kernel counted since is not in them.
+int pcapv3_port::end_drain(bool complete) {
+  *break_flag_ = 0;
+  drain_.stop();
+  close_books(complete);
+  return PCAP_ERROR_BREAK;
+}
+
+void pcapv3_port::close_books(bool complete) {
+  pcap_linux_count(handle_);
+  books_closed_ = complete;
+  closed_received_ = counters_.seen();
+}
+
+bool pcapv3_port::closed_books(pcap_stat& stats) const {
+  if (!books_closed_) return false;
+  stats.ps_recv = static_cast<u_int>(closed_received_);
+  stats.ps_drop = static_cast<u_int>(counters_.dropped);
+  return true;
+}
+
+void pcapv3_port::close_block() {
+  source_.close();
+  ++counters_.blocks;
+  if (filtering_old_blocks_ && pcap_linux_block_filtered(handle_) == 0) refresh();
+}
+
+const char* pcapv3_port::corrupt_block(const pcapv3::PacketCursor& cursor, unsigned block) {
+  error_.set("corrupt block %u in the ring: the packet at byte %zu does not fit into it", block,
+             cursor.offset());
+  counters_.corrupt += cursor.left();
+  return error_.c_str();
+}
+
+void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
+  counters_.received += packets;
+  counters_.dropped += drops;
+  counters_.freezes += freezes;
+}

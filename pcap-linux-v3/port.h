@@ -1,0 +1,101 @@
+// A port: one interface being captured, the module's half of a stock handle.
+//
+// It puts the pieces together: settings and machine into a geometry, that into a ring, the ring
+// into a source, and the source's packets through delivery into the program's callback. It decides
+// when to wait, and asks libpcap to do the waiting. A port that is one of an aggregate's is read by
+// that (aggregate.h), block by block, and only keeps its own books.
+//
+// A port belongs to its handle and to the thread that uses that; on_break() alone may be called by
+// others.
+#pragma once
+
+#include <csignal>
+#include <cstdint>
+#include <cstdlib>
+
+#include "counters.h"
+#include "delivery.h"
+#include "drain.h"
+#include "error.h"
+#include "intake.h"
+#include "log.h"
+#include "module.h"
+#include "ring.h"
+#include "settings.h"
+#include "source.h"
+
+struct pcapv3_port {
+ public:
+  pcapv3_port(pcap_t* handle, const char* device);
+  ~pcapv3_port();
+  pcapv3_port(const pcapv3_port&) = delete;
+  pcapv3_port& operator=(const pcapv3_port&) = delete;
+
+  // The memory is malloc's, so that the library needs nothing of a C++ run-time library.
+  static void* operator new(std::size_t bytes) noexcept { return std::malloc(bytes); }
+  static void operator delete(void* memory) { std::free(memory); }
+
+  // Setting up.
+  bool open();
+  bool keeps_books() const { return stats_.on(); }
+  bool takes_immediate() const;
+  int make_ring(int fd, const pcapv3_wish& wish);
+  void refresh();
+  void filter_set();
+  void say_stock(const char* why);
+  const pcapv3::Ring& ring() const { return ring_; }
+  unsigned block_index() const { return source_.index(); }
+  const char* error() const { return error_.c_str(); }
+
+  // Reading a handle of its own.
+  int read(int count, pcap_handler callback, u_char* user);
+  void on_break() { drain_.on_break(); }
+  bool closed_books(pcap_stat& stats) const;
+  void count(unsigned packets, unsigned drops, unsigned freezes);
+
+  // Being read by an aggregate.
+  pcapv3::Source& source() { return source_; }
+  pcapv3::Delivery& delivery() { return delivery_; }
+  const char* device() const { return device_; }
+  void count_late(int packets) { counters_.late += static_cast<unsigned>(packets); }
+  /// Tells the kernel what the first read does (intake.h).
+  void begin_read();
+  /// Gives back the oldest block.
+  void close_block();
+  /// The text of the error that the packet at `cursor` makes; the rest of its block is lost.
+  const char* corrupt_block(const pcapv3::PacketCursor& cursor, unsigned block);
+  /// Has the counts of pcap_stats(3PCAP) stay as they are now, until the next begin_read().
+  void close_books(bool complete);
+
+ private:
+  enum class Rest { kBlock, kNothing, kNotYet };
+
+  int wait();
+  int deliver(int most, pcap_handler callback, u_char* user);
+  bool past_break();
+  Rest await_rest();
+  int end_drain(bool complete);
+
+  pcap_t* const handle_;
+  char device_[64];  // a copy: stock code may free its own first; longer names are no interface's
+  volatile sig_atomic_t* const break_flag_;
+  pcapv3::ErrorText error_;
+  pcapv3::Settings settings_;
+  pcapv3::Log debug_;
+  pcapv3::Log stats_;
+  pcapv3::Counters counters_;
+  pcapv3::Ring ring_;
+  pcapv3::Source source_{ring_};
+  pcapv3::Delivery delivery_;
+  pcapv3::Intake intake_;
+  pcapv3::Drain drain_;
+  std::uint64_t largest_packet_ = 0;
+  std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
+  bool books_closed_ = false;
+  std::uint64_t closed_received_ = 0;
+  bool nonblocking_ = false;
+  bool active_ = false;
+  bool endless_ = false;
+  bool filtering_old_blocks_ = false;
+  std::uint64_t filter_set_ns_ = 0;
+};

@@ -1,0 +1,124 @@
+#include "wait.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace pcapv3 {
+namespace {
+
+// What an event is of: a port's number, or one of these.
+constexpr std::uint32_t kTimer = 1000;
+constexpr std::uint32_t kBreak = 1001;
+constexpr std::uint32_t kLinks = 1002;
+
+bool add_to(int events, int descriptor, std::uint32_t what) {
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.u32 = what;
+  return epoll_ctl(events, EPOLL_CTL_ADD, descriptor, &event) == 0;
+}
+
+/// A socket that is told of every change of an interface in this network namespace, rtnetlink(7).
+int open_links() {
+  const int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+  sockaddr_nl address{};
+  address.nl_family = AF_NETLINK;
+  address.nl_groups = RTMGRP_LINK;
+  if (fd >= 0 && bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+    const int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+  }
+  return fd;
+}
+
+/// Takes what has been told, so that there is room for more; that something was is enough.
+void drain(int fd) {
+  char bytes[8192];
+  while (recv(fd, bytes, sizeof(bytes), 0) >= 0 || errno == ENOBUFS || errno == EINTR) {
+  }
+}
+
+}  // namespace
+
+Wait::~Wait() {
+  for (const int fd : {events_, timer_, break_, links_}) {
+    if (fd >= 0) close(fd);
+  }
+}
+
+bool Wait::open(ErrorText& error) {
+  events_ = epoll_create1(EPOLL_CLOEXEC);
+  timer_ = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+  break_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  links_ = open_links();
+  if (events_ < 0 || timer_ < 0 || break_ < 0 || links_ < 0 || !add_to(events_, timer_, kTimer) ||
+      !add_to(events_, break_, kBreak) || !add_to(events_, links_, kLinks)) {
+    return error.set("can't make the descriptors to wait on: %s", std::strerror(errno));
+  }
+  return true;
+}
+
+bool Wait::add(unsigned port, int socket) { return add_to(events_, socket, port); }
+
+bool Wait::collect(bool block, Events& events) {
+  constexpr int kAtOnce = 16;
+  epoll_event got[kAtOnce];
+  int count;
+  do {
+    count = epoll_wait(events_, got, kAtOnce, block ? -1 : 0);
+    if (count < 0) return errno == EINTR;
+    for (int i = 0; i < count; ++i) {
+      const std::uint32_t what = got[i].data.u32;
+      if (what == kTimer) {
+        timer_state_ = Timer::kOff;
+      } else if (what == kLinks) {
+        drain(links_);
+        events.links = true;
+      } else if (what != kBreak && (got[i].events & ~std::uint32_t{EPOLLIN}) != 0) {
+        events.troubled |= std::uint64_t{1} << what;
+      }
+    }
+    block = false;
+  } while (count == kAtOnce);
+  return true;
+}
+
+void Wait::wake_in(std::uint64_t ns) {
+  itimerspec when{};
+  ns = std::max<std::uint64_t>(ns, 1);  // 0 would stop the timer
+  when.it_value.tv_sec = static_cast<time_t>(ns / 1'000'000'000);
+  when.it_value.tv_nsec = static_cast<long>(ns % 1'000'000'000);
+  timerfd_settime(timer_, 0, &when, nullptr);
+  timer_state_ = ns == 1 ? Timer::kNow : Timer::kSet;
+}
+
+void Wait::stay_awake() {
+  if (timer_state_ != Timer::kNow) wake_in(0);
+}
+
+void Wait::do_not_wake() {
+  if (timer_state_ == Timer::kOff) return;
+  const itimerspec never{};
+  timerfd_settime(timer_, 0, &never, nullptr);
+  timer_state_ = Timer::kOff;
+}
+
+void Wait::wake() {
+  const std::uint64_t one = 1;
+  const int error = errno;
+  (void)!write(break_, &one, sizeof(one));
+  errno = error;
+}
+
+}  // namespace pcapv3

@@ -1,0 +1,59 @@
+// What an aggregate waits on: the sockets of its ports, a timer, a break, and changes of the
+// system's interfaces; and the one descriptor that stands for all of these, for programs that wait
+// by select(2), poll(2) or epoll(7) themselves.
+//
+// Everything in it is edge-triggered. A packet socket calls itself readable for as long as the last
+// block that it handed over is not given back (af_packet.c: packet_poll), which blocks that are
+// held for the sake of order would make it all the time.
+//
+// Leaves to others what an event leads to.
+#pragma once
+
+#include <cstdint>
+
+#include "error.h"
+
+namespace pcapv3 {
+
+class Wait {
+ public:
+  Wait() = default;
+  ~Wait();
+  Wait(const Wait&) = delete;
+  Wait& operator=(const Wait&) = delete;
+
+  /// Makes the descriptors. False, with a text, if they can't be had.
+  bool open(ErrorText& error);
+  /// Takes in the socket of port `port`, or tells why not by errno. Closing it takes it out.
+  bool add(unsigned port, int socket);
+
+  /// Readable when an event is there that collect() has not taken. Ours to close.
+  int descriptor() const { return events_; }
+
+  /// What has happened since the last time.
+  struct Events {
+    std::uint64_t troubled = 0;  ///< Ports, by bit, whose sockets have an error.
+    bool links = false;          ///< An interface has come, gone or changed.
+  };
+  /// Waits for an event and takes all that are there, with `block`; without, only the latter.
+  /// False, with errno, if that fails; a signal is no failure.
+  bool collect(bool block, Events& events);
+
+  /// Makes an event `ns` nanoseconds from now, 0 for at once, in place of one asked for before.
+  void wake_in(std::uint64_t ns);
+  /// As wake_in(0), at no cost if that was asked for already and the event was not taken yet.
+  void stay_awake();
+  void do_not_wake();
+
+  /// Makes an event, from any thread or in a signal handler.
+  void wake();
+
+ private:
+  int events_ = -1;
+  int timer_ = -1;
+  int break_ = -1;
+  int links_ = -1;
+  enum class Timer { kOff, kSet, kNow } timer_state_ = Timer::kOff;
+};
+
+}  // namespace pcapv3

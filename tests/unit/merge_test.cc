@@ -1,0 +1,456 @@
+// The merge: whatever comes, in whatever blocks, each packet comes out once, in time order, and
+// soon; what can't be in order is told to be late. The kernel's side is played here, after
+// af_packet.c (prb_open_block, prb_fill_curr_block, prb_close_block), on a clock of the test's own.
+#include "pcap-linux-v3/merge.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <random>
+#include <set>
+
+#include "catch.h"
+
+namespace pcapv3::test {
+namespace {
+
+constexpr std::uint64_t kMs = 1'000'000;
+constexpr std::uint64_t kStart = 1'700'000'000ull * 1000 * kMs;
+constexpr std::uint64_t kRetire = 8 * kMs;
+constexpr std::uint64_t kWindow = 25 * kMs;
+constexpr std::uint32_t kBlockBytes = 4096;
+constexpr std::uint32_t kPacketBytes = 96;  // header, address, and the packet's number
+constexpr std::uint32_t kFirst = sizeof(tpacket_block_desc);
+
+/// A socket's ring, filled as the kernel does.
+class KernelPort {
+ public:
+  explicit KernelPort(unsigned blocks)
+      : ring_(mmap(nullptr, kBlockBytes * blocks, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+              Geometry{kBlockBytes, blocks, 8}) {
+    open(kStart);
+  }
+
+  /// A packet with this stamp comes at `now`. False if it is dropped.
+  bool receive(std::uint32_t number, std::uint64_t stamp, std::uint64_t now) {
+    if (frozen_ && !open(now)) return false;
+    if (header().blk_len + kPacketBytes > kBlockBytes) {
+      hand_over(TP_STATUS_USER, now);
+      if (frozen_) return false;
+    }
+    std::uint8_t* at = base() + header().blk_len;
+    tpacket3_hdr h{};
+    h.tp_next_offset = kPacketBytes;
+    h.tp_sec = static_cast<std::uint32_t>(stamp / 1'000'000'000);
+    h.tp_nsec = static_cast<std::uint32_t>(stamp % 1'000'000'000);
+    h.tp_mac = kPacketHeaderBytes;
+    h.tp_snaplen = h.tp_len = sizeof(number);
+    std::memcpy(at, &h, sizeof(h));
+    std::memcpy(at + kPacketHeaderBytes, &number, sizeof(number));
+    header().blk_len += kPacketBytes;
+    header().num_pkts += 1;
+    return true;
+  }
+
+  /// The retire timer, which runs by itself and finds a block that was there the last time too.
+  void timer(std::uint64_t now) {
+    if (frozen_) {
+      open(now);
+    } else if (seen_ == current_ && header().num_pkts != 0) {
+      hand_over(TP_STATUS_USER | TP_STATUS_BLK_TMO, now);
+    }
+    seen_ = current_;
+  }
+
+  Ring& ring() { return ring_; }
+  void spoil_last_packet() {
+    reinterpret_cast<tpacket3_hdr*>(base() + header().blk_len - kPacketBytes)->tp_snaplen = 1 << 20;
+  }
+
+ private:
+  tpacket_hdr_v1& header() { return ring_.block(current_)->hdr.bh1; }
+  std::uint8_t* base() { return reinterpret_cast<std::uint8_t*>(ring_.block(current_)); }
+
+  bool open(std::uint64_t now) {
+    frozen_ = ring_.is_ours(current_);
+    if (frozen_) return false;
+    header().seq_num = sequence_++;
+    header().num_pkts = 0;
+    header().blk_len = kFirst;
+    header().offset_to_first_pkt = kFirst;
+    header().ts_first_pkt.ts_sec = static_cast<std::uint32_t>(now / 1'000'000'000);
+    header().ts_first_pkt.ts_nsec = static_cast<std::uint32_t>(now % 1'000'000'000);
+    return true;
+  }
+  void hand_over(std::uint32_t status, std::uint64_t now) {
+    header().block_status = status;
+    current_ = (current_ + 1) % ring_.geometry().block_count;
+    open(now);
+  }
+
+  Ring ring_;
+  unsigned current_ = 0;
+  unsigned seen_ = ~0u;
+  std::uint64_t sequence_ = 1;
+  bool frozen_ = false;
+};
+
+struct Out {
+  std::uint32_t number;
+  std::uint64_t stamp;
+  std::uint64_t at;
+  unsigned port;
+  bool late;
+};
+
+/// Ports, the merge over them, and what came out of it: read as aggregate.cc reads.
+class Fixture {
+ public:
+  explicit Fixture(unsigned ports, unsigned blocks = 64) {
+    merge.set_window(kWindow);
+    for (unsigned i = 0; i < ports; ++i) {
+      kernel.push_back(std::make_unique<KernelPort>(blocks));
+      sources.emplace_back(kernel.back()->ring());
+      REQUIRE(merge.add(i, sources.back()));
+    }
+  }
+
+  bool receive(unsigned port, std::uint64_t stamp, std::uint64_t now) {
+    return kernel[port]->receive(next_number++, stamp, now);
+  }
+  void timers(std::uint64_t now) {
+    for (auto& port : kernel) port->timer(now);
+  }
+
+  void look(std::uint64_t now) {
+    for (unsigned i = 0; i < kernel.size(); ++i) {
+      while (merge.is_spent(i)) {
+        sources[i].close();
+        merge.gave_back(i);
+      }
+    }
+    merge.look(now);
+  }
+
+  /// Takes what may go, at most `most` packets a run.
+  void read(std::uint64_t now, unsigned most = ~0u, std::uint64_t cap = ~std::uint64_t{0}) {
+    for (;;) {
+      Merge::Run run;
+      if (!merge.next(cap, run)) {
+        look(now);
+        if (!merge.next(cap, run)) return;
+      }
+      if (run.packets->corrupt()) {
+        ++corrupt;
+        merge.walked(0);
+        continue;
+      }
+      std::uint64_t last = 0;
+      for (unsigned n = 0; n < most && !run.packets->done() && !run.packets->corrupt() &&
+                           run.packets->packet().time_ns() <= run.until_ns;
+           ++n) {
+        std::uint32_t number;
+        std::memcpy(&number, run.packets->packet().bytes(), sizeof(number));
+        last = run.packets->packet().time_ns();
+        out.push_back({number, last, now, run.port, run.late});
+        run.packets->next();
+      }
+      REQUIRE(last != 0);  // a run has a packet
+      ++runs;
+      merge.walked(last);
+    }
+  }
+
+  std::vector<std::uint32_t> numbers() const {
+    std::vector<std::uint32_t> numbers;
+    for (const Out& o : out) numbers.push_back(o.number);
+    return numbers;
+  }
+
+  std::vector<std::unique_ptr<KernelPort>> kernel;
+  std::deque<Source> sources;
+  Merge merge;
+  std::vector<Out> out;
+  std::uint32_t next_number = 0;
+  unsigned runs = 0;
+  unsigned corrupt = 0;
+};
+
+using Numbers = std::vector<std::uint32_t>;
+
+}  // namespace
+
+TEST_CASE("an idle port that holds nothing makes nobody wait") {
+  Fixture f(2);
+  f.receive(0, kStart + 5 * kMs, kStart + 5 * kMs);
+  f.read(kStart + 5 * kMs);
+  CHECK(f.out.empty());  // in a block that is the kernel's still
+  f.timers(kStart + 8 * kMs);
+  f.timers(kStart + 16 * kMs);
+  f.read(kStart + 16 * kMs);
+  CHECK(f.numbers() == Numbers{0});
+}
+
+TEST_CASE("a packet waits while an older one can be in another port's open block") {
+  Fixture f(2);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
+  f.receive(1, kStart + 2 * kMs, kStart + 2 * kMs);
+  f.kernel[1]->timer(kStart + 3 * kMs);
+  f.kernel[1]->timer(kStart + 11 * kMs);
+  f.read(kStart + 11 * kMs);
+  CHECK(f.out.empty());
+  CHECK(f.merge.holds());
+  CHECK(f.merge.ripe_ns() == kStart + 2 * kMs + kWindow);
+  f.kernel[0]->timer(kStart + 12 * kMs);
+  f.kernel[0]->timer(kStart + 20 * kMs);
+  f.read(kStart + 20 * kMs);
+  CHECK(f.numbers() == Numbers{0, 1});
+  CHECK_FALSE(f.out[1].late);
+}
+
+TEST_CASE("nobody waits longer than the window, and what comes after it is late") {
+  Fixture f(2);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
+  f.receive(1, kStart + 2 * kMs, kStart + 2 * kMs);
+  f.kernel[1]->timer(kStart + 3 * kMs);
+  f.kernel[1]->timer(kStart + 11 * kMs);
+  f.read(kStart + 26 * kMs);
+  CHECK(f.out.empty());
+  f.read(f.merge.ripe_ns());
+  CHECK(f.numbers() == Numbers{1});
+  f.timers(kStart + 30 * kMs);
+  f.timers(kStart + 38 * kMs);
+  f.read(kStart + 38 * kMs);
+  CHECK(f.numbers() == Numbers{1, 0});
+  CHECK(f.out[1].late);
+}
+
+TEST_CASE("a packet younger than the other port's open block may not go before it") {
+  Fixture f(2);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
+  f.timers(kStart + 2 * kMs);
+  f.timers(kStart + 10 * kMs);  // port 0's next block is open since then
+  f.receive(0, kStart + 11 * kMs, kStart + 11 * kMs);
+  f.receive(1, kStart + 12 * kMs, kStart + 12 * kMs);
+  f.receive(1, kStart + 8 * kMs, kStart + 12 * kMs);
+  f.kernel[1]->timer(kStart + 18 * kMs);
+  f.kernel[1]->timer(kStart + 18 * kMs);
+  f.read(kStart + 18 * kMs);
+  // 8 ms is before that block was opened, 12 ms is not.
+  CHECK(f.numbers() == Numbers{0, 3});
+}
+
+TEST_CASE("a block that lies wholly before all others passes in one run") {
+  Fixture f(2);
+  std::uint64_t t = kStart;
+  for (int i = 0; i < 40; ++i, t += 1000) f.receive(0, t, t);
+  t += 10 * kMs;
+  for (int i = 0; i < 40; ++i, t += 1000) f.receive(1, t, t);
+  f.timers(t);
+  f.timers(t);
+  f.read(t + 2 * kMs);
+  CHECK(f.out.size() == 80);
+  CHECK(f.runs == 2);
+}
+
+TEST_CASE("of packets with the same stamp the one that was seen first goes first") {
+  Fixture f(2);
+  for (int i = 0; i < 3; ++i) f.receive(0, kStart + kMs, kStart + kMs);
+  for (int i = 0; i < 3; ++i) f.receive(1, kStart + kMs, kStart + kMs);
+  f.timers(kStart + 8 * kMs);
+  f.timers(kStart + 8 * kMs);
+  f.read(kStart + 8 * kMs, 1);
+  CHECK(f.numbers() == Numbers{0, 1, 2, 3, 4, 5});
+}
+
+TEST_CASE("neighbours out of order are put right, in a block and across two") {
+  Fixture f(1);
+  std::uint64_t t = kStart;
+  for (int i = 0; i < 200; ++i) {
+    t += 20'000;
+    f.receive(0, i % 3 == 2 ? t - 50'000 : t, t);
+  }
+  f.timers(t);
+  f.timers(t);
+  f.read(t + 2 * kMs);
+  REQUIRE(f.out.size() == 200);
+  CHECK(std::is_sorted(f.out.begin(), f.out.end(),
+                       [](const Out& a, const Out& b) { return a.stamp < b.stamp; }));
+  CHECK(std::none_of(f.out.begin(), f.out.end(), [](const Out& o) { return o.late; }));
+}
+
+TEST_CASE("waiting ends when half of a ring is full") {
+  Fixture f(2, 8);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);  // and its timer never comes
+  std::uint64_t t = kStart + 2 * kMs;
+  unsigned received = 0;
+  for (; received < 2000; ++received) {
+    t += 1000;
+    if (!f.receive(1, t, t)) break;
+    if (received % 20 == 0) f.read(t);
+  }
+  CHECK(received == 2000);
+}
+
+TEST_CASE("all that came up to a moment can be told from the rest") {
+  Fixture f(2);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
+  f.receive(1, kStart + 2 * kMs, kStart + 2 * kMs);
+  f.receive(1, kStart + 9 * kMs, kStart + 9 * kMs);
+  const std::uint64_t moment = kStart + 5 * kMs;
+  f.read(kStart + 10 * kMs, ~0u, moment);
+  CHECK_FALSE(f.merge.is_past(moment));
+  f.timers(kStart + 10 * kMs);
+  f.timers(kStart + 18 * kMs);
+  f.read(kStart + 18 * kMs, ~0u, moment);
+  CHECK(f.numbers() == Numbers{0, 1});
+  CHECK(f.merge.is_past(moment));
+}
+
+TEST_CASE("what is before a corrupt packet comes out, and the rest of the merge goes on") {
+  Fixture f(2);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
+  f.receive(0, kStart + 3 * kMs, kStart + 3 * kMs);
+  f.kernel[0]->spoil_last_packet();
+  f.receive(0, kStart + 4 * kMs, kStart + 4 * kMs);
+  f.receive(1, kStart + 2 * kMs, kStart + 2 * kMs);
+  f.timers(kStart + 8 * kMs);
+  f.timers(kStart + 16 * kMs);
+  f.read(kStart + 17 * kMs);
+  CHECK(f.corrupt == 1);
+  CHECK(std::set<std::uint32_t>{0, 3} == [&] {
+    const Numbers n = f.numbers();
+    return std::set<std::uint32_t>(n.begin(), n.end());
+  }());
+  f.receive(0, kStart + 20 * kMs, kStart + 20 * kMs);
+  f.timers(kStart + 24 * kMs);
+  f.timers(kStart + 32 * kMs);
+  f.read(kStart + 33 * kMs);
+  CHECK(f.out.back().number == 4);
+}
+
+TEST_CASE("a port that is gone is empty once its last block was read, and others go on") {
+  Fixture f(2);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
+  f.look(kStart + 2 * kMs);
+  CHECK_FALSE(f.merge.is_empty(0));
+  f.timers(kStart + 8 * kMs);
+  f.timers(kStart + 8 * kMs);
+  f.read(kStart + 9 * kMs);
+  CHECK(f.merge.is_empty(0));
+  f.merge.remove(0);
+  f.receive(1, kStart + 10 * kMs, kStart + 10 * kMs);
+  f.timers(kStart + 16 * kMs);
+  f.timers(kStart + 24 * kMs);
+  f.read(kStart + 24 * kMs);
+  CHECK(f.numbers() == Numbers{0, 1});
+}
+
+TEST_CASE("a clock that is set back stops nothing") {
+  Fixture f(2);
+  f.receive(0, kStart + 100 * kMs, kStart + 100 * kMs);
+  f.timers(kStart + 108 * kMs);
+  f.timers(kStart + 116 * kMs);
+  f.read(kStart + 117 * kMs);
+  f.receive(1, kStart + 50 * kMs, kStart + 50 * kMs);
+  f.timers(kStart + 58 * kMs);
+  f.timers(kStart + 66 * kMs);
+  f.read(kStart + 66 * kMs);
+  CHECK(f.numbers() == Numbers{0, 1});
+  CHECK(f.out.back().late);
+}
+
+// Random ports, random traffic, random reading.
+TEST_CASE("what comes out is what came in, in order but for what is told to be late") {
+  const auto seed = static_cast<unsigned>(GENERATE(range(0, 60)));
+  CAPTURE(seed);
+  std::mt19937_64 random(seed);
+  const auto below = [&](std::uint64_t n) { return n == 0 ? 0 : random() % n; };
+  const unsigned ports = 1 + static_cast<unsigned>(below(8));
+  // Some kernels are as they should be; in others stamps or timers are later than promised.
+  const bool unruly = seed % 3 == 2;
+  Fixture f(ports, unruly ? 64 : 256);
+
+  struct Port {
+    std::uint64_t gap;     // between packets, in ns
+    std::uint64_t jitter;  // how much older a stamp can be than its neighbour's
+    std::uint64_t next;
+    std::uint64_t timer;
+    std::uint64_t quiet_until;
+  };
+  std::vector<Port> port(ports);
+  for (Port& p : port) {
+    static constexpr std::uint64_t kGaps[] = {10'000, 40'000, 300'000, 5 * kMs, 60 * kMs};
+    p.gap = kGaps[below(5)];
+    p.jitter = below(3) == 0 ? Merge::kDisorderNs / 2 : 0;
+    p.next = kStart + below(p.gap);
+    p.timer = kStart + below(kRetire);
+    p.quiet_until = 0;
+  }
+
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> sent;  // stamp, time
+  std::uint64_t now = kStart;
+  bool over = false;
+  const auto step = [&](std::uint64_t to) {
+    for (unsigned i = 0; i < ports; ++i) {
+      Port& p = port[i];
+      while (p.next <= to && !over && sent.size() < 6000) {
+        if (p.timer < p.next) {
+          f.kernel[i]->timer(p.timer);
+          p.timer += kRetire + (unruly ? below(4 * kRetire) : 0);
+          continue;
+        }
+        std::uint64_t stamp =
+            p.next - std::min<std::uint64_t>(below(p.jitter + 1), p.next - kStart);
+        if (unruly && below(500) == 0) stamp -= std::min(40 * kMs, stamp - kStart);
+        REQUIRE(f.receive(i, stamp, p.next));
+        sent.push_back({stamp, p.next});
+        // Ticks of a coarse clock make ties.
+        p.next += 1 + below(2 * p.gap);
+        if (seed % 2 == 0) p.next -= p.next % 10'000;
+        if (p.next <= sent.back().second) p.next = sent.back().second + 10'000;
+        if (below(400) == 0) p.next += below(200 * kMs);  // goes quiet
+      }
+      while (p.timer <= to) {
+        f.kernel[i]->timer(p.timer);
+        p.timer += kRetire + (unruly ? below(4 * kRetire) : 0);
+      }
+    }
+    now = to;
+  };
+  while (sent.size() < 6000 && now < kStart + 20'000 * kMs) {
+    step(now + 1 + below(3 * kMs));
+    f.read(now, below(4) == 0 ? 1 + static_cast<unsigned>(below(5)) : ~0u);
+  }
+  over = true;
+  for (int i = 0; i < 100; ++i) {
+    step(now + kMs);
+    f.read(now);
+  }
+
+  REQUIRE(f.out.size() == sent.size());
+  std::vector<bool> seen(sent.size());
+  std::uint64_t youngest = 0;
+  std::size_t late = 0;
+  std::uint64_t longest = 0;
+  for (const Out& o : f.out) {
+    REQUIRE_FALSE(seen.at(o.number));
+    seen[o.number] = true;
+    REQUIRE(o.stamp == sent[o.number].first);
+    REQUIRE(o.late == (o.stamp < youngest));
+    late += o.late;
+    youngest = std::max(youngest, o.stamp);
+    longest = std::max(longest, o.at - sent[o.number].second);
+  }
+  if (!unruly) {
+    CHECK(late == 0);
+    CHECK(longest <= kWindow);
+  }
+  CHECK_FALSE(f.merge.holds());
+}
+
+}  // namespace pcapv3::test
