@@ -1,5 +1,6 @@
-// Sends TCP frames out of an interface, to a hardware address that is nobody's: so many a second,
-// or as fast as it goes. The sequence number tells frames apart. What is received is the reader's.
+// Sends TCP frames out of an interface or several in turn, to a hardware address that is nobody's:
+// so many a second, or as fast as it goes. The sequence number tells frames apart. What is received
+// is the reader's.
 //
 // Sending frame by frame costs about 1.2 us each. So the frames of a batch are given to the kernel
 // as one large TCP segment, which it cuts up for an interface that can't (skb_gso_segment), and
@@ -101,27 +102,8 @@ void sleep_until(std::uint64_t when) {
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  if (argc < 4) {
-    std::fprintf(stderr,
-                 "usage: %s INTERFACE COUNT SIZE[,SIZE]... [RATE [BATCH]]\n"
-                 "COUNT 0 only switches off the interface's offloads, TSO and GSO\n",
-                 argv[0]);
-    return EXIT_FAILURE;
-  }
-  const char* interface = argv[1];
-  const std::uint64_t count = std::strtoull(argv[2], nullptr, 10);
-  const std::uint64_t rate = argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 0;
-  const std::size_t batch = argc > 5 ? std::strtoul(argv[5], nullptr, 10) : 1;
-  std::vector<std::vector<char>> messages;
-  for (char* size = std::strtok(argv[3], ","); size != nullptr; size = std::strtok(nullptr, ",")) {
-    messages.push_back(make_message(std::max(std::strtoul(size, nullptr, 10), kFrameHeaders + 1),
-                                    std::max<std::size_t>(batch, 1)));
-    if (messages.back().size() > 65535) give_up("the batch is too large");
-  }
-
+/// A socket that sends out of `interface`, whose TSO is off from now on.
+int open_socket(const char* interface) {
   const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
   const int on = 1;
   sockaddr_ll address = {};
@@ -132,17 +114,58 @@ int main(int argc, char** argv) {
     give_up(interface);
   }
   switch_off(fd, interface, ETHTOOL_STSO);
-  if (count == 0) switch_off(fd, interface, ETHTOOL_SGSO);
+  return fd;
+}
+
+/// The sockets that messages go to in turn: `interfaces` is NAME[:TIMES],..., TIMES in a row.
+std::vector<int> open_sockets(char* interfaces) {
+  std::vector<int> turns;
+  for (char* name = std::strtok(interfaces, ","); name != nullptr;
+       name = std::strtok(nullptr, ",")) {
+    char* times = std::strchr(name, ':');
+    if (times != nullptr) *times++ = '\0';
+    turns.insert(turns.end(), times != nullptr ? std::strtoul(times, nullptr, 10) : 1,
+                 open_socket(name));
+  }
+  return turns;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 4) {
+    std::fprintf(stderr,
+                 "usage: %s INTERFACE[:TIMES][,...] COUNT SIZE[,SIZE]... [RATE [BATCH]]\n"
+                 "Several interfaces take turns, each with TIMES batches in a row.\n"
+                 "COUNT 0 only switches off the interface's offloads, TSO and GSO\n",
+                 argv[0]);
+    return EXIT_FAILURE;
+  }
+  const std::uint64_t count = std::strtoull(argv[2], nullptr, 10);
+  const std::uint64_t rate = argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 0;
+  const std::size_t batch = argc > 5 ? std::strtoul(argv[5], nullptr, 10) : 1;
+  std::vector<std::vector<char>> messages;
+  for (char* size = std::strtok(argv[3], ","); size != nullptr; size = std::strtok(nullptr, ",")) {
+    messages.push_back(make_message(std::max(std::strtoul(size, nullptr, 10), kFrameHeaders + 1),
+                                    std::max<std::size_t>(batch, 1)));
+    if (messages.back().size() > 65535) give_up("the batch is too large");
+  }
+
+  const std::vector<int> sockets = open_sockets(argv[1]);
+  if (sockets.empty()) give_up("no interface");
+  if (count == 0) switch_off(sockets[0], argv[1], ETHTOOL_SGSO);  // the name was cut off there
   prctl(PR_SET_TIMERSLACK, 1);
 
   const std::uint64_t start = now();
   std::uint32_t sequence = 0;
+  std::size_t turn = 0;
   for (std::uint64_t sent = 0; sent < count;) {
     if (rate != 0) sleep_until(start + sent * kSecond / rate);
     for (std::vector<char>& message : messages) {
       const std::uint32_t number = htonl(sequence);
       std::memcpy(message.data() + offsetof(Headers, tcp.seq), &number, sizeof(number));
-      if (send(fd, message.data(), message.size(), 0) < 0) give_up("send");
+      if (send(sockets[turn], message.data(), message.size(), 0) < 0) give_up("send");
+      turn = turn + 1 < sockets.size() ? turn + 1 : 0;
       sequence += static_cast<std::uint32_t>(message.size() - sizeof(Headers));
       sent += batch;
     }

@@ -13,7 +13,6 @@
 namespace {
 
 constexpr std::uint64_t kNsPerMs = 1'000'000;
-constexpr std::uint64_t kAnyTime = ~std::uint64_t{0};
 constexpr std::uint32_t kWindowMs = 25;
 /// The longest retire timeout of a port: its packets come within two of them, so that nothing has
 /// to wait for much longer than half of the window.
@@ -45,7 +44,8 @@ std::uint32_t pcapv3_aggregate::most_retire_ms() const {
 }
 
 bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
-  if (!merge_.add(index, port.source())) return error_.set("no memory to merge the ports in");
+  if (!merge_.add(index, port.source(), port.counters()))
+    return error_.set("no memory to merge the ports in");
   if (!wait_.add(index, socket)) {
     merge_.remove(index);
     return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
@@ -59,12 +59,35 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
   ports_[index] = &port;
   count_ = std::max(count_, index + 1);
   missing_ &= ~bit(index);
+  port.join(*this);
+  follow_ports();
   return true;
 }
 
 void pcapv3_aggregate::remove(unsigned index) {
   merge_.remove(index);
   ports_[index] = nullptr;
+}
+
+/// What the ports' plans have in common, which is nearly all. Where only some run a filter here,
+/// for the blocks that the kernel has not filtered yet, the others' packets can pass it once more.
+void pcapv3_aggregate::follow_ports() {
+  pcapv3::Plan common;
+  bool first = true;
+  for (unsigned i = 0; i < count_; ++i) {
+    if (ports_[i] == nullptr) continue;
+    const pcapv3::Plan& plan = ports_[i]->plan();
+    const pcapv3::Plan before = common;
+    if (first || plan.filter != nullptr) common = plan;
+    if (!first && before.filter != nullptr && plan.filter != nullptr) {
+      common.filter_until = std::max(before.filter_until, plan.filter_until);
+      common.filter_is_whole = before.filter_is_whole && plan.filter_is_whole;
+    }
+    // The second copy of what is sent on lo is told by each packet's own interface.
+    if (plan.interface == plan.loopback || (!first && before.interface <= 0)) common.interface = 0;
+    first = false;
+  }
+  delivery_.follow(common);
 }
 
 int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
@@ -77,27 +100,25 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
     if (ports_[i] != nullptr) ports_[i]->begin_read();
   }
   drain_.begin_read(most > 1);
+  merge_.set_cap(pcapv3::kEndOfTime);
   for (;;) {
     if (*break_flag_ != 0) {
       *break_flag_ = 0;
       if (!drain_.start()) return PCAP_ERROR_BREAK;
+      merge_.set_cap(pcapv3::stamp_of(drain_.break_ns()));
     }
-    switch (deliver(most, delivered, callback, user)) {
-      case Step::kEnd:
-        return PCAP_ERROR;
-      case Step::kGoOn:
-        looked = true;
-        // Its block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
-        if (delivered == most) {
-          wait_.stay_awake();
-          return delivered;
-        }
-        continue;
-      case Step::kNoMore:
-        break;
+    if (merge_.done()) look();
+    if (merge_.corrupt()) return corrupt_block();
+    if (!merge_.done()) {
+      delivered += delivery_.run(merge_, most - delivered, callback, user);
+      looked = true;
+      if (delivered < most) continue;
+      // Its block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
+      wait_.stay_awake();
+      return delivered;
     }
     if (drain_.active()) {
-      if (merge_.is_past(drain_.break_ns())) return drained(true);
+      if (merge_.is_past(pcapv3::stamp_of(drain_.break_ns()))) return drained(true);
       if (nonblocking_ ||
           until(drain_.break_ns() + pcapv3::Drain::kLongestWaitMs * kNsPerMs) == 0) {
         return drained(false);
@@ -113,30 +134,11 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   }
 }
 
-/// Passes on what may go now. kGoOn: something could, and there may be more.
-pcapv3_aggregate::Step pcapv3_aggregate::deliver(int most, int& delivered, pcap_handler callback,
-                                                 u_char* user) {
-  const std::uint64_t cap = drain_.active() ? drain_.break_ns() : kAnyTime;
-  pcapv3::Merge::Run run;
-  if (!merge_.next(cap, run)) {
-    look();
-    if (!merge_.next(cap, run)) return Step::kNoMore;
-  }
-  do {
-    pcapv3_port& port = *ports_[run.port];
-    if (run.packets->corrupt()) {
-      pcap_linux_error(handle_, port.corrupt_block(*run.packets, port.source().index(run.ahead)));
-      merge_.walked(0);
-      return Step::kEnd;
-    }
-    pcapv3::Delivery& delivery = port.delivery();
-    const int passed =
-        delivery.run_until(run.until_ns, *run.packets, most - delivered, callback, user);
-    delivered += passed;
-    if (run.late) port.count_late(passed);
-    merge_.walked(delivery.last_ns());
-  } while (delivered < most && *break_flag_ == 0 && merge_.next(cap, run));
-  return Step::kGoOn;
+int pcapv3_aggregate::corrupt_block() {
+  const auto [index, ahead, cursor] = merge_.drop_corrupt();
+  pcapv3_port& port = *ports_[index];
+  pcap_linux_error(handle_, port.corrupt_block(cursor, port.source().index(ahead)));
+  return PCAP_ERROR;
 }
 
 void pcapv3_aggregate::look() {

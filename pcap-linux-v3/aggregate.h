@@ -26,7 +26,7 @@
 struct pcapv3_aggregate {
  public:
   pcapv3_aggregate(pcap_t* handle, volatile std::sig_atomic_t* break_flag)
-      : handle_(handle), break_flag_(break_flag) {}
+      : handle_(handle), break_flag_(break_flag), delivery_(break_flag, counters_) {}
   pcapv3_aggregate(const pcapv3_aggregate&) = delete;
   pcapv3_aggregate& operator=(const pcapv3_aggregate&) = delete;
 
@@ -46,17 +46,17 @@ struct pcapv3_aggregate {
   int descriptor() const { return wait_.descriptor(); }
   std::uint32_t most_retire_ms() const;
 
+  /// Delivers as the ports' plans tell, which have changed.
+  void follow_ports();
+
   /// A read_op of libpcap: pcap_dispatch(3PCAP) tells what it returns.
   int read(int count, pcap_handler callback, u_char* user);
   void on_break() { drain_.on_break(); }
   void wake() { wait_.wake(); }
 
  private:
-  /// What became of a try to deliver.
-  enum class Step { kGoOn, kNoMore, kEnd };
-
-  Step deliver(int most, int& delivered, pcap_handler callback, u_char* user);
   void look();
+  int corrupt_block();
   bool wait();
   int drained(bool complete);
   int leave(int status);
@@ -71,6 +71,8 @@ struct pcapv3_aggregate {
   pcapv3::Settings settings_;
   pcapv3::Log debug_;
   pcapv3::Merge merge_;
+  pcapv3::Counters counters_;  // nothing's: each port has its own
+  pcapv3::Delivery delivery_;
   pcapv3::Wait wait_;
   pcapv3::Drain drain_;
   pcapv3_port* ports_[pcapv3::Merge::kMostPorts] = {};

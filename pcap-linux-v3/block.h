@@ -27,27 +27,62 @@ inline constexpr std::uint32_t kPacketHeaderBytes = kAddressOffset + sizeof(sock
 /// The kernel starts each packet at a multiple of this (af_packet.c: V3_ALIGNMENT).
 inline constexpr std::uint32_t kPacketAlignment = 8;
 
-/// A packet in a block. Valid while the block is not given back; made by PacketCursor only, so that
-/// all it points at has been checked.
+/// When a packet was stamped, in a form that compares as time does and costs no arithmetic: seconds
+/// since 1970 in the upper half, nanoseconds in the lower.
+using Stamp = std::uint64_t;
+inline constexpr Stamp kEndOfTime = ~Stamp{0};
+
+constexpr Stamp stamp_of(std::uint64_t ns) {
+  return (ns / 1'000'000'000) << 32 | ns % 1'000'000'000;
+}
+constexpr std::uint64_t ns_of(Stamp stamp) {
+  return (stamp >> 32) * 1'000'000'000 + (stamp & 0xffffffff);
+}
+
+/// A packet in a block. Valid while the block is not given back; made by cursors only, so that all
+/// it points at has been checked.
 class PacketView {
  public:
   /// First byte the kernel stored: of the frame, or of its payload on a cooked (SOCK_DGRAM) socket.
   /// Writable: headers and tags are put in front of it, in place.
   std::uint8_t* bytes() const { return at_ + header().tp_mac; }
   const tpacket3_hdr& header() const { return *reinterpret_cast<const tpacket3_hdr*>(at_); }
-  /// When the kernel or the card stamped it, in nanoseconds since 1970.
-  std::uint64_t time_ns() const {
-    return std::uint64_t{header().tp_sec} * 1'000'000'000 + header().tp_nsec;
-  }
+  /// When the kernel or the card stamped it.
+  Stamp stamp() const { return Stamp{header().tp_sec} << 32 | header().tp_nsec; }
   const sockaddr_ll& address() const {
     return *reinterpret_cast<const sockaddr_ll*>(at_ + kAddressOffset);
   }
 
  private:
   friend class PacketCursor;
+  friend class Stretch;
   explicit PacketView(std::uint8_t* at) : at_(at) {}
 
   std::uint8_t* at_;
+};
+
+/// Neighbours in a block that have been walked once, by a PacketCursor, so that nothing is checked
+/// again. Made by that only.
+class Stretch {
+ public:
+  /// None.
+  Stretch() = default;
+
+  bool done() const { return left_ == 0; }
+  std::uint32_t left() const { return left_; }
+  /// The current packet. Only when not done().
+  PacketView packet() const { return PacketView(at_); }
+  void next() {
+    --left_;
+    at_ += reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
+  }
+
+ private:
+  friend class PacketCursor;
+  Stretch(std::uint8_t* at, std::uint32_t left) : at_(at), left_(left) {}
+
+  std::uint8_t* at_ = nullptr;
+  std::uint32_t left_ = 0;
 };
 
 /// Walks the packets of one block. Used up when done(); an offset that points outside the block
@@ -85,10 +120,12 @@ class PacketCursor {
   /// The current packet. Only when neither done() nor corrupt().
   PacketView packet() const { return PacketView(at_); }
 
-  /// A cursor over the next `count` packets only.
-  PacketCursor first(std::uint32_t count) const {
+  /// The packets from here on that `end` has been walked past.
+  Stretch up_to(const PacketCursor& end) const { return Stretch(at_, left_ - end.left_); }
+  /// A cursor over the same.
+  PacketCursor before(const PacketCursor& end) const {
     PacketCursor head = *this;
-    head.left_ = count;
+    head.left_ -= end.left_;
     return head;
   }
 

@@ -77,23 +77,19 @@ std::uint8_t* put_tag(std::uint8_t* bytes, int offset, const tpacket3_hdr& h) {
 
 }  // namespace
 
-template <bool kUntil, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
-int Delivery::loop(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_handler callback,
-                   u_char* user) {
+template <typename Cursor, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
+int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user) {
   constexpr std::uint32_t kHeaderBytes = header_bytes(kHeader);
   const std::uint32_t snapshot = plan_.snapshot;
   const int vlan_offset = plan_.vlan_offset;
   const bool nanoseconds = plan_.nanoseconds;
   int delivered = 0;
-  std::uint64_t filtered = 0;
-  std::uint64_t other_way = 0;
 
   changed_ = false;
   while (delivered < most && !cursor.done() && !cursor.corrupt() && *break_flag_ == 0 &&
          !changed_) {
     const PacketView packet = cursor.packet();
     const tpacket3_hdr& h = packet.header();
-    if (kUntil && packet.time_ns() > until_ns) break;
     std::uint8_t* bytes = packet.bytes();
 
     if constexpr (kHeader == LinkHeader::kSll) put_sll(bytes -= kHeaderBytes, packet.address());
@@ -101,17 +97,17 @@ int Delivery::loop(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_
 
     if constexpr (kFiltered) {
       const bool can_be_judged = plan_.filter_is_whole && h.tp_snaplen == h.tp_len;
-      if ((can_be_judged || packet.time_ns() <= plan_.filter_until_ns) &&
+      if ((can_be_judged || packet.stamp() <= plan_.filter_until) &&
           !plan_.filter(plan_.filter_owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
                         is_tagged(h), static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
-        ++filtered;
+        ++counters_of(cursor).filtered;
         cursor.next();
         continue;
       }
     }
     if constexpr (!kEitherWay) {
       if (!right_way(packet.address())) {
-        ++other_way;
+        ++counters_of(cursor).other_way;
         cursor.next();
         continue;
       }
@@ -131,14 +127,11 @@ int Delivery::loop(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_
     // Without a filter that cuts, the kernel stores packets whole.
     if (header.caplen > snapshot) header.caplen = snapshot;
 
-    if (kUntil) last_ns_ = packet.time_ns();
     ++delivered;
-    ++counters_.delivered;  // before the callback, which may leave by longjmp(3)
+    ++counters_of(cursor).delivered;  // before the callback, which may leave by longjmp(3)
     callback(user, &header, bytes);
     cursor.next();
   }
-  counters_.filtered += filtered;
-  counters_.other_way += other_way;
   return delivered;
 }
 
@@ -150,27 +143,27 @@ bool Delivery::right_way(const sockaddr_ll& address) const {
   return plan_.direction != PCAP_D_IN;
 }
 
-template <bool kUntil, LinkHeader kHeader>
-Delivery::Loop Delivery::loop_for(bool either_way, bool filtered) {
+template <typename Cursor, LinkHeader kHeader>
+Delivery::Loop<Cursor> Delivery::loop_for(bool either_way, bool filtered) {
   if (either_way) {
-    return filtered ? &Delivery::loop<kUntil, kHeader, true, true>
-                    : &Delivery::loop<kUntil, kHeader, true, false>;
+    return filtered ? &Delivery::loop<Cursor, kHeader, true, true>
+                    : &Delivery::loop<Cursor, kHeader, true, false>;
   }
-  return filtered ? &Delivery::loop<kUntil, kHeader, false, true>
-                  : &Delivery::loop<kUntil, kHeader, false, false>;
+  return filtered ? &Delivery::loop<Cursor, kHeader, false, true>
+                  : &Delivery::loop<Cursor, kHeader, false, false>;
 }
 
-template <bool kUntil>
-Delivery::Loop Delivery::loop_for(LinkHeader header, bool either_way, bool filtered) {
+template <typename Cursor>
+Delivery::Loop<Cursor> Delivery::loop_for(LinkHeader header, bool either_way, bool filtered) {
   switch (header) {
     case LinkHeader::kSll:
-      return loop_for<kUntil, LinkHeader::kSll>(either_way, filtered);
+      return loop_for<Cursor, LinkHeader::kSll>(either_way, filtered);
     case LinkHeader::kSll2:
-      return loop_for<kUntil, LinkHeader::kSll2>(either_way, filtered);
+      return loop_for<Cursor, LinkHeader::kSll2>(either_way, filtered);
     case LinkHeader::kFrame:
       break;
   }
-  return loop_for<kUntil, LinkHeader::kFrame>(either_way, filtered);
+  return loop_for<Cursor, LinkHeader::kFrame>(either_way, filtered);
 }
 
 void Delivery::follow(const Plan& plan) {
@@ -179,8 +172,8 @@ void Delivery::follow(const Plan& plan) {
   const bool either_way =
       plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
   const bool filtered = plan.filter != nullptr;
-  loop_ = loop_for<false>(plan.link_header, either_way, filtered);
-  loop_until_ = loop_for<true>(plan.link_header, either_way, filtered);
+  loop_ = loop_for<PacketCursor>(plan.link_header, either_way, filtered);
+  merge_loop_ = loop_for<Merge>(plan.link_header, either_way, filtered);
 }
 
 }  // namespace pcapv3

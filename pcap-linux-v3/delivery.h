@@ -14,6 +14,7 @@
 
 #include "block.h"
 #include "counters.h"
+#include "merge.h"
 
 namespace pcapv3 {
 
@@ -43,9 +44,9 @@ struct Plan {
   int interface = 0;  ///< Interface index captured on; 0 or less: all of them.
   int loopback = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
   PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.
-  /// When the kernel got the filter, in nanoseconds: packets stamped later have passed it there, so
+  /// When the kernel got the filter: packets stamped later have passed it there, so
   /// that those which are cut off, maybe too short to be judged once more, are not.
-  std::uint64_t filter_until_ns = ~std::uint64_t{0};
+  Stamp filter_until = kEndOfTime;
   /// Whether the filter here can judge all that the kernel's can. If not, whole packets stamped
   /// later are left to the kernel too.
   bool filter_is_whole = true;
@@ -64,35 +65,32 @@ class Delivery {
   /// Delivers packets from `cursor` on until `most` have been, the cursor is at its end or corrupt,
   /// the break flag is set, or the plan has changed. Returns how many were.
   int run(PacketCursor& cursor, int most, pcap_handler callback, u_char* user) {
-    return (this->*loop_)(~std::uint64_t{0}, cursor, most, callback, user);
+    return (this->*loop_)(cursor, most, callback, user);
   }
-
-  /// The same, but only up to the first packet that is stamped later than `until_ns`.
-  int run_until(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_handler callback,
-                u_char* user) {
-    return (this->*loop_until_)(until_ns, cursor, most, callback, user);
+  /// The same for packets of several ports, which are counted in each port's own counters.
+  int run(Merge& merge, int most, pcap_handler callback, u_char* user) {
+    return (this->*merge_loop_)(merge, most, callback, user);
   }
-  /// When the last packet was stamped that run_until() delivered; 0 before the first.
-  std::uint64_t last_ns() const { return last_ns_; }
 
  private:
-  using Loop = int (Delivery::*)(std::uint64_t, PacketCursor&, int, pcap_handler, u_char*);
+  template <typename Cursor>
+  using Loop = int (Delivery::*)(Cursor&, int, pcap_handler, u_char*);
 
-  template <bool kUntil, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
-  int loop(std::uint64_t until_ns, PacketCursor& cursor, int most, pcap_handler callback,
-           u_char* user);
-  template <bool kUntil, LinkHeader kHeader>
-  static Loop loop_for(bool either_way, bool filtered);
-  template <bool kUntil>
-  static Loop loop_for(LinkHeader header, bool either_way, bool filtered);
+  template <typename Cursor, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
+  int loop(Cursor& cursor, int most, pcap_handler callback, u_char* user);
+  template <typename Cursor, LinkHeader kHeader>
+  static Loop<Cursor> loop_for(bool either_way, bool filtered);
+  template <typename Cursor>
+  static Loop<Cursor> loop_for(LinkHeader header, bool either_way, bool filtered);
+  Counters& counters_of(const PacketCursor&) const { return counters_; }
+  static Counters& counters_of(const Merge& merge) { return merge.counters(); }
   bool right_way(const sockaddr_ll& address) const;
 
   const volatile std::sig_atomic_t* const break_flag_;
   Counters& counters_;
   Plan plan_;
-  Loop loop_ = nullptr;
-  Loop loop_until_ = nullptr;
-  std::uint64_t last_ns_ = 0;
+  Loop<PacketCursor> loop_ = nullptr;
+  Loop<Merge> merge_loop_ = nullptr;
   bool changed_ = false;
 };
 

@@ -9,13 +9,16 @@ namespace pcapv3 {
 namespace {
 
 /// Enough for any number of ports whose blocks are in order, so that nothing is allocated later.
-constexpr unsigned kStretchesAPort = 8;
+constexpr unsigned kPartsAPort = 8;
 
-std::uint64_t since(std::uint64_t ns, std::uint64_t less) { return ns > less ? ns - less : 0; }
+Stamp minus(Stamp stamp, std::uint64_t ns) {
+  const std::uint64_t from = ns_of(stamp);
+  return from > ns ? stamp_of(from - ns) : 0;
+}
 
-std::uint64_t opened_ns(const tpacket_hdr_v1& header) {
-  return std::uint64_t{__atomic_load_n(&header.ts_first_pkt.ts_sec, __ATOMIC_RELAXED)} *
-             1'000'000'000 +
+/// When the kernel opened the block, which may be just now.
+Stamp opened(const tpacket_hdr_v1& header) {
+  return Stamp{__atomic_load_n(&header.ts_first_pkt.ts_sec, __ATOMIC_RELAXED)} << 32 |
          __atomic_load_n(&header.ts_first_pkt.ts_nsec, __ATOMIC_RELAXED);
 }
 
@@ -23,33 +26,35 @@ std::uint64_t opened_ns(const tpacket_hdr_v1& header) {
 
 Merge::~Merge() {
   std::free(heap_);
-  std::free(stretches_);
+  std::free(parts_);
 }
 
-bool Merge::reserve(unsigned stretches) {
-  if (stretches <= capacity_) return true;
-  const unsigned capacity = std::max(stretches, 2 * capacity_);
+bool Merge::reserve(unsigned parts) {
+  if (parts <= capacity_) return true;
+  const unsigned capacity = std::max(parts, 2 * capacity_);
   void* heap = std::realloc(heap_, capacity * sizeof(Head));
   if (heap == nullptr) return false;
   heap_ = static_cast<Head*>(heap);
-  void* memory = std::realloc(static_cast<void*>(stretches_), capacity * sizeof(Stretch));
+  void* memory = std::realloc(static_cast<void*>(parts_), capacity * sizeof(Part));
   if (memory == nullptr) return false;
-  stretches_ = static_cast<Stretch*>(memory);
-  // The new ones go to the front of the list of the unused, of which there are none but these.
+  parts_ = static_cast<Part*>(memory);
+  // The new ones go to the front of the list of the unused.
   for (unsigned i = capacity_; i < capacity; ++i) {
-    new (&stretches_[i]) Stretch;
-    stretches_[i].next_free = i + 1;
+    new (&parts_[i]) Part;
+    parts_[i].next_free = i + 1;
   }
-  if (free_ != capacity_) stretches_[capacity - 1].next_free = std::exchange(free_, capacity_);
+  if (free_ != capacity_) parts_[capacity - 1].next_free = std::exchange(free_, capacity_);
   capacity_ = capacity;
   return true;
 }
 
-bool Merge::add(unsigned port, Source& source) {
+bool Merge::add(unsigned port, Source& source, Counters& counters) {
   ports_ = std::max(ports_, port + 1);
-  if (!reserve(ports_ * kStretchesAPort)) return false;
+  if (!reserve(ports_ * kPartsAPort)) return false;
   feeds_[port] = Feed();
   feeds_[port].source = &source;
+  feeds_[port].counters = &counters;
+  find_top();  // which may have moved
   return true;
 }
 
@@ -68,26 +73,28 @@ void Merge::sift_up(unsigned at) {
 
 /// Puts the top where it belongs.
 void Merge::sift_down() {
+  const Head top = heap_[0];
   unsigned at = 0;
   for (;;) {
     unsigned child = 2 * at + 1;
-    if (child >= size_) return;
+    if (child >= size_) break;
     if (child + 1 < size_ && before(heap_[child + 1], heap_[child])) ++child;
-    if (!before(heap_[child], heap_[at])) return;
-    std::swap(heap_[at], heap_[child]);
+    if (!before(heap_[child], top)) break;
+    heap_[at] = heap_[child];
     at = child;
   }
+  heap_[at] = top;
 }
 
-void Merge::push(unsigned port, unsigned block, const PacketCursor& packets,
-                 std::uint64_t head_ns) {
+void Merge::push(unsigned port, unsigned block, Stretch packets, Stamp stamp) {
   const unsigned index = free_;
-  Stretch& stretch = stretches_[index];
-  free_ = stretch.next_free;
-  stretch.packets = packets;
-  stretch.port = port;
-  stretch.block = block;
-  heap_[size_] = {head_ns, order_++, index};
+  Part& part = parts_[index];
+  free_ = part.next_free;
+  part.packets = packets;
+  part.counters = feeds_[port].counters;
+  part.port = port;
+  part.block = block;
+  heap_[size_] = {stamp, order_++, index};
   sift_up(size_++);
 }
 
@@ -99,65 +106,60 @@ void Merge::open_block(unsigned port) {
   PacketCursor at = feed.source->packets(slot);
   feed.next_sequence = feed.source->header(slot).seq_num + 1;
   feed.stretches[slot] = 0;
-  std::uint64_t newest = 0;
+  Stamp newest = 0;
+  // Room for a stretch, and for what is corrupt behind it.
   while (!at.done() && (size_ < capacity_ || reserve(size_ + 1))) {
     const PacketCursor start = at;
-    const std::uint64_t head = at.corrupt() ? newest : at.packet().time_ns();
-    std::uint64_t last = head;
+    const Stamp first = at.corrupt() ? newest : at.packet().stamp();
     // Where memory is short for one stretch more, what is left of the block stays as it is.
     const bool can_split = reserve(size_ + 2);
+    Stamp last = first;
     while (!at.done() && !at.corrupt()) {
-      const std::uint64_t time = at.packet().time_ns();
-      if (time < last && can_split) break;
-      last = time;
-      newest = std::max(newest, time);
+      const Stamp stamp = at.packet().stamp();
+      if (stamp < last && can_split) break;
+      last = stamp;
+      newest = std::max(newest, stamp);
       at.next();
     }
-    const bool whole = at.done() || start.corrupt();
-    push(port, block, whole ? start : start.first(start.left() - at.left()), head);
+    push(port, block, start.up_to(at), first);
     ++feed.stretches[slot];
     if (start.corrupt()) break;
   }
-  feed.newest_ns[slot] = newest;
-  feed.seen_ns = std::max(feed.seen_ns, newest);
+  feed.corrupt[slot] = at;
+  feed.newest[slot] = newest;
+  feed.seen = std::max(feed.seen, newest);
 }
 
-bool Merge::next(std::uint64_t cap_ns, Run& run) {
-  if (size_ == 0) return false;
-  const Head& top = heap_[0];
-  run.late = top.head_ns < passed_ns_;
-  if (top.head_ns > cap_ns || (top.head_ns > complete_ns_ && !run.late)) return false;
-
-  std::uint64_t until = std::min(cap_ns, complete_ns_);
-  for (unsigned i = 1; i < std::min(size_, 3u); ++i) {
-    // Of packets with the same stamp, those of the stretch that came first go first.
-    const Head& other = heap_[i];
-    until = std::min(
-        until, before({other.head_ns, top.order, 0}, other) ? other.head_ns : other.head_ns - 1);
+/// The top's first packet is another one, or it has none any more.
+void Merge::change_top() {
+  Part& part = *top_;
+  if (part.packets.done()) {
+    Feed& feed = feeds_[part.port];
+    --feed.stretches[part.block - feed.given_back];
+    part.next_free = std::exchange(free_, heap_[0].part);
+    heap_[0] = heap_[--size_];
   }
-  if (run.late) until = std::min(until, passed_ns_ - 1);
-  run.until_ns = std::max(until, top.head_ns);
-  Stretch& stretch = stretches_[top.stretch];
-  run.port = stretch.port;
-  run.ahead = stretch.block - feeds_[stretch.port].given_back;
-  run.packets = &stretch.packets;
-  return true;
-}
-
-void Merge::walked(std::uint64_t last_ns) {
-  passed_ns_ = std::max(passed_ns_, last_ns);
-  Head& top = heap_[0];
-  Stretch& stretch = stretches_[top.stretch];
-  if (!stretch.packets.done() && !stretch.packets.corrupt()) {
-    top.head_ns = stretch.packets.packet().time_ns();
-    sift_down();
-    return;
-  }
-  Feed& feed = feeds_[stretch.port];
-  --feed.stretches[stretch.block - feed.given_back];
-  stretch.next_free = std::exchange(free_, top.stretch);
-  top = heap_[--size_];
   sift_down();
+  find_top();
+}
+
+void Merge::find_top() {
+  const Stamp most = std::min(cap_, complete_);
+  done_ = size_ == 0 || heap_[0].stamp > most;
+  corrupt_ = false;
+  if (done_) return;
+  top_ = &parts_[heap_[0].part];
+  corrupt_ = top_->packets.done();
+  rival_ = most + 1;
+  for (unsigned i = 1; i < std::min(size_, 3u); ++i) rival_ = std::min(rival_, heap_[i].stamp);
+}
+
+Merge::Corruption Merge::drop_corrupt() {
+  const Feed& feed = feeds_[top_->port];
+  const unsigned slot = top_->block - feed.given_back;
+  const Corruption corruption{top_->port, slot, feed.corrupt[slot]};
+  change_top();
+  return corruption;
 }
 
 void Merge::gave_back(unsigned port) {
@@ -166,15 +168,16 @@ void Merge::gave_back(unsigned port) {
   --feed.open;
   for (unsigned slot = 0; slot < feed.open; ++slot) {
     feed.stretches[slot] = feed.stretches[slot + 1];
-    feed.newest_ns[slot] = feed.newest_ns[slot + 1];
+    feed.newest[slot] = feed.newest[slot + 1];
+    feed.corrupt[slot] = feed.corrupt[slot + 1];
   }
 }
 
 // ---- What can still come ----
 
 void Merge::look(std::uint64_t now_ns) {
-  std::uint64_t complete = ~std::uint64_t{0};
-  std::uint64_t forced = 0;
+  Stamp complete = kEndOfTime;
+  Stamp forced = 0;
   for (unsigned port = 0; port < ports_; ++port) {
     Feed& feed = feeds_[port];
     if (feed.source == nullptr) continue;
@@ -182,13 +185,15 @@ void Merge::look(std::uint64_t now_ns) {
       open_block(port);
     }
     find_complete(feed, now_ns);
-    complete = std::min(complete, feed.complete_ns);
-    // Waiting must not make the ring overflow: what is open may go.
-    feed.crowded = feed.open != 0 && feed.source->has(feed.source->block_count() / 2);
-    if (feed.crowded) forced = std::max(forced, feed.newest_ns[0]);
+    complete = std::min(complete, feed.complete);
+    // Waiting must not make the ring overflow: when half of it is full, what is open may go.
+    if (feed.open != 0 && feed.source->has(feed.source->block_count() / 2)) {
+      forced = std::max(forced, feed.newest[0]);
+    }
   }
-  if (complete == ~std::uint64_t{0}) complete = 0;
-  complete_ns_ = std::max({complete_ns_, complete, forced});
+  if (complete == kEndOfTime) complete = 0;
+  complete_ = std::max({complete_, complete, forced});
+  find_top();
 }
 
 /// Whether to open one more block: the first, the one behind it, and so on as far as packets out of
@@ -196,46 +201,47 @@ void Merge::look(std::uint64_t now_ns) {
 bool Merge::wants_block(const Feed& feed) {
   if (feed.open == feed.source->block_count()) return false;
   if (feed.open < 2) return true;
-  return feed.open < kOpenBlocks && feed.seen_ns - feed.newest_ns[0] < kDisorderNs;
+  return feed.open < kOpenBlocks && minus(feed.seen, kDisorderNs) < feed.newest[0];
 }
 
 void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
   // Blocks behind the open ones hold nothing that is much older than these.
-  std::uint64_t complete = since(feed.seen_ns, kDisorderNs);
+  Stamp complete = minus(feed.seen, kDisorderNs);
+  const Stamp now = stamp_of(now_ns);
   feed.empty = false;
   if (feed.open == feed.source->block_count() || feed.source->has(feed.open)) {
     // Not opened before the first one has been passed on.
-    complete = std::max(complete, feed.newest_ns[0]);
+    complete = std::max(complete, feed.newest[0]);
   } else {
     const tpacket_hdr_v1& header = feed.source->header(feed.open);
     // A block that the kernel has not opened anew has its old number and count. It is opened before
     // a packet comes to it.
-    const bool opened = __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
-    feed.empty = !opened || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) == 0;
+    const bool anew = __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
+    feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) == 0;
     if (feed.empty) {
-      complete = std::max(complete, since(now_ns, kDisorderNs));
+      complete = std::max(complete, minus(now, kDisorderNs));
     } else {
-      const std::uint64_t at = opened_ns(header);
+      const Stamp at = opened(header);
       // Read twice, because seconds and nanoseconds are written one after the other.
-      if (at == opened_ns(header) && at <= now_ns) {
-        complete = std::max(complete, since(at, kDisorderNs));
+      if (at == opened(header) && at <= now) {
+        complete = std::max(complete, minus(at, kDisorderNs));
       }
-      complete = std::max(complete, since(now_ns, window_ns_));
+      complete = std::max(complete, minus(now, window_ns_));
     }
   }
-  feed.complete_ns = std::max(feed.complete_ns, complete);
+  feed.complete = std::max(feed.complete, complete);
 }
 
 std::uint64_t Merge::ripe_ns() const {
   if (size_ == 0) return 0;
-  const std::uint64_t head = heap_[0].head_ns;
+  const Stamp head = heap_[0].stamp;
   std::uint64_t wait = 0;
   for (unsigned port = 0; port < ports_; ++port) {
     const Feed& feed = feeds_[port];
-    if (feed.source == nullptr || feed.complete_ns >= head) continue;
+    if (feed.source == nullptr || feed.complete >= head) continue;
     wait = std::max(wait, feed.empty ? kDisorderNs : window_ns_);
   }
-  return head + wait;
+  return ns_of(head) + wait;
 }
 
 }  // namespace pcapv3

@@ -7,8 +7,8 @@
 // Which is next. A stretch is a part of a block whose packets lie in time order. Nearly always that
 // is the whole block; where several CPUs fill one ring, neighbours can be out of order by a little,
 // and the block falls into more of them. All stretches of all open blocks are in a heap, the one
-// with the oldest packet on top. It passes in one run, up to the oldest packet of the others, so
-// that a block which lies wholly before them costs what it costs on a single port.
+// with the oldest packet on top. From there it is walked for as long as it is older than the next
+// best, so that a block which lies wholly before all others costs what it costs on a single port.
 //
 // What can still come. A port is complete up to a time when no packet stamped before can come from
 // it any more. The oldest of these times, over all ports, is how far packets are let go. For a port
@@ -22,6 +22,8 @@
 // A stamp is a little older than the packet's place in the ring; kDisorderNs is taken off for that.
 // What comes later still is passed on at once and told to be late.
 //
+// Looking for the stretches is also what checks a block, so that the walk after it need not.
+//
 // Owns the order, not the packets: blocks are given back by whoever reads (aggregate.h). Memory is
 // allocated when a port is added, and when a block has more stretches than any before.
 #pragma once
@@ -29,6 +31,7 @@
 #include <cstdint>
 
 #include "block.h"
+#include "counters.h"
 #include "source.h"
 
 namespace pcapv3 {
@@ -47,29 +50,52 @@ class Merge {
   /// The longest that a packet waits for those of other ports, in nanoseconds.
   void set_window(std::uint64_t window_ns) { window_ns_ = window_ns; }
 
-  /// Takes in the port with the number `port`, below kMostPorts. `source` must live until remove().
-  /// False if memory is short.
-  bool add(unsigned port, Source& source);
+  /// Takes in the port with the number `port`, below kMostPorts. `source` and `counters`, in which
+  /// late packets are counted, must live until remove(). False if memory is short.
+  bool add(unsigned port, Source& source, Counters& counters);
   /// Takes a port out, of which all blocks have been given back.
   void remove(unsigned port);
 
-  /// Opens what blocks the kernel has handed over, a few of each port at most, and finds how far the
-  /// ports are complete. `now_ns` is CLOCK_REALTIME, as it was before this call.
+  /// Opens what blocks the kernel has handed over, a few of each port at most, and finds how far
+  /// the ports are complete. `now_ns` is CLOCK_REALTIME, as it was before this call.
   void look(std::uint64_t now_ns);
+  /// Lets nothing go that is stamped later than `cap`.
+  void set_cap(Stamp cap) {
+    cap_ = cap;
+    find_top();
+  }
 
-  /// Packets to pass on next.
-  struct Run {
+  // A cursor, as those in block.h, over all packets that may go.
+
+  bool done() const { return done_; }
+  /// What is next is corrupt: drop_corrupt() goes on behind it.
+  bool corrupt() const { return corrupt_; }
+  /// The oldest packet. Only when neither done() nor corrupt().
+  PacketView packet() const { return top_->packets.packet(); }
+  /// Of its port.
+  Counters& counters() const { return *top_->counters; }
+  void next() {
+    const Stamp walked = heap_[0].stamp;
+    if (walked < passed_) {
+      ++top_->counters->late;
+    } else {
+      passed_ = walked;
+    }
+    top_->packets.next();
+    if (!top_->packets.done()) {
+      heap_[0].stamp = top_->packets.packet().stamp();
+      if (heap_[0].stamp < rival_) return;
+    }
+    change_top();
+  }
+
+  /// Where the corrupt packet is, and of which port; what is left of its block is lost.
+  struct Corruption {
     unsigned port;
-    unsigned ahead;          ///< Their block, as Source counts from the oldest one.
-    PacketCursor* packets;   ///< From here on; corrupt() where the block is.
-    std::uint64_t until_ns;  ///< Up to the first that is stamped later.
-    bool late;               ///< A younger packet has been passed on before.
+    unsigned ahead;       ///< The block, as Source counts from the oldest one.
+    PacketCursor cursor;  ///< At the packet.
   };
-  /// Finds the next run, of packets stamped `cap_ns` at most. False if there is none that may go.
-  bool next(std::uint64_t cap_ns, Run& run);
-  /// The run's packets were walked, in part or to the end; `last_ns` is when the last one that was
-  /// passed on had been stamped, or anything older if none was. A corrupt rest counts as walked.
-  void walked(std::uint64_t last_ns);
+  Corruption drop_corrupt();
 
   /// Whether the port's oldest block has been walked to its end, and is to be given back.
   bool is_spent(unsigned port) const {
@@ -83,9 +109,9 @@ class Merge {
   /// When the oldest of them may go at the latest, as far as time alone decides; in nanoseconds of
   /// CLOCK_REALTIME.
   std::uint64_t ripe_ns() const;
-  /// Whether all packets stamped up to `ns` have been passed on.
-  bool is_past(std::uint64_t ns) const {
-    return complete_ns_ >= ns && (size_ == 0 || heap_[0].head_ns > ns);
+  /// Whether all packets stamped up to `stamp` have been passed on.
+  bool is_past(Stamp stamp) const {
+    return complete_ >= stamp && (size_ == 0 || heap_[0].stamp > stamp);
   }
   /// Whether a port has nothing left, neither here nor in the block that the kernel is filling.
   bool is_empty(unsigned port) const { return is_closed(port) && feeds_[port].empty; }
@@ -98,38 +124,42 @@ class Merge {
   /// A port.
   struct Feed {
     Source* source = nullptr;
-    unsigned open = 0;                          ///< Blocks opened and not yet given back.
-    unsigned stretches[kOpenBlocks] = {};       ///< Not walked to the end, in each of them.
-    std::uint64_t newest_ns[kOpenBlocks] = {};  ///< The youngest packet's stamp in each of them.
-    std::uint64_t next_sequence = 1;            ///< The kernel's number of the block after those.
-    std::uint64_t seen_ns = 0;                  ///< The youngest stamp of all.
-    std::uint64_t complete_ns = 0;
+    Counters* counters = nullptr;
+    unsigned open = 0;                     ///< Blocks opened and not yet given back.
+    unsigned stretches[kOpenBlocks] = {};  ///< Not walked to the end, in each of them.
+    Stamp newest[kOpenBlocks] = {};        ///< The youngest stamp in each of them.
+    PacketCursor corrupt[kOpenBlocks];     ///< At the corrupt packet of those that have one.
+    std::uint64_t next_sequence = 1;       ///< The kernel's number of the block after those.
+    Stamp seen = 0;                        ///< The youngest stamp of all.
+    Stamp complete = 0;
     unsigned given_back = 0;  ///< Blocks, ever: tells which stretch is of which.
     bool empty = false;       ///< As of the last look.
-    bool crowded = false;     ///< Half of the ring is full.
   };
-  /// Packets of one block in time order, from the cursor on.
-  struct Stretch {
-    PacketCursor packets;
+  /// A stretch with its place: of which block of which port.
+  struct Part {
+    Stretch packets;  ///< None: what is next in the block is corrupt.
+    Counters* counters = nullptr;
     unsigned port = 0;
     unsigned block = 0;  ///< Counted as Feed::given_back counts.
     unsigned next_free = 0;
   };
-  /// A stretch in the heap.
+  /// A part's place in the heap.
   struct Head {
-    std::uint64_t head_ns;
-    std::uint32_t order;  ///< Of coming, for those of the same time.
-    std::uint32_t stretch;
+    Stamp stamp;          ///< Of its first packet.
+    std::uint32_t order;  ///< Of coming, for those of the same stamp.
+    std::uint32_t part;
   };
 
   static bool before(const Head& a, const Head& b) {
-    return a.head_ns != b.head_ns ? a.head_ns < b.head_ns
-                                  : static_cast<std::int32_t>(a.order - b.order) < 0;
+    return a.stamp != b.stamp ? a.stamp < b.stamp
+                              : static_cast<std::int32_t>(a.order - b.order) < 0;
   }
-  bool reserve(unsigned stretches);
-  void push(unsigned port, unsigned block, const PacketCursor& packets, std::uint64_t head_ns);
+  bool reserve(unsigned parts);
+  void push(unsigned port, unsigned block, Stretch packets, Stamp stamp);
   void sift_up(unsigned at);
   void sift_down();
+  void change_top();
+  void find_top();
   static bool wants_block(const Feed& feed);
   void open_block(unsigned port);
   void find_complete(Feed& feed, std::uint64_t now_ns);
@@ -138,13 +168,20 @@ class Merge {
   Feed feeds_[kMostPorts];
   unsigned ports_ = 0;  // one more than the highest port's number
   Head* heap_ = nullptr;
-  Stretch* stretches_ = nullptr;
+  Part* parts_ = nullptr;
   unsigned size_ = 0;      // heads in the heap
   unsigned capacity_ = 0;  // of both arrays
-  unsigned free_ = 0;      // the first unused stretch; capacity_: none
+  unsigned free_ = 0;      // the first unused part; capacity_: none
   std::uint32_t order_ = 0;
-  std::uint64_t complete_ns_ = 0;  // over all ports
-  std::uint64_t passed_ns_ = 0;    // the youngest stamp passed on
+  Stamp complete_ = 0;  // over all ports
+  Stamp cap_ = kEndOfTime;
+  Stamp passed_ = 0;  // the youngest walked past
+
+  // What the heap's top comes to, found once for as long as it stays the top.
+  Part* top_ = nullptr;
+  Stamp rival_ = 0;  // from when on it may not be the oldest any more, or may not go
+  bool done_ = true;
+  bool corrupt_ = false;
 };
 
 }  // namespace pcapv3

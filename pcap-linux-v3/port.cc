@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "aggregate.h"
 #include "compat/pcap_linux.h"
 #include "geometry.h"
 #include "machine.h"
@@ -86,7 +87,10 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   w.set_retire_ms = settings_.retire_ms;
   w.timeout_ms = wish.timeout_ms;
   w.immediate = wish.immediate != 0;
-  w.most_retire_ms = wish.most_retire_ms;
+  if (wish.most_retire_ms != 0) {  // one of an aggregate's
+    w.most_retire_ms = wish.most_retire_ms;
+    w.most_block = pcapv3::kMergedBlockBytes;
+  }
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
   w.largest_packet = largest_packet_ = pcapv3::largest_packet(wish.interface);
@@ -140,15 +144,20 @@ void pcapv3_port::refresh() {
     plan.filter = run_filter;
     plan.filter_owner = handle_;
     plan.filter_is_whole = view.filter_is_whole != 0;
-    if (view.filter_blocks != 0 && view.own_clock == 0) plan.filter_until_ns = filter_set_ns_;
+    if (view.filter_blocks != 0 && view.own_clock == 0) plan.filter_until = filter_set_;
   }
   filtering_old_blocks_ = view.filter_blocks != 0;
   endless_ = view.endless != 0;
-  delivery_.follow(plan);
+  plan_ = plan;
+  if (aggregate_ != nullptr) {
+    aggregate_->follow_ports();
+  } else {
+    delivery_.follow(plan);
+  }
 }
 
 void pcapv3_port::filter_set() {
-  filter_set_ns_ = pcapv3::realtime_ns();
+  filter_set_ = pcapv3::stamp_of(pcapv3::realtime_ns());
   refresh();
 }
 
@@ -210,14 +219,19 @@ int pcapv3_port::wait() {
 }
 
 int pcapv3_port::deliver(int most, pcap_handler callback, u_char* user) {
-  return drain_.active()
-             ? delivery_.run_until(drain_.break_ns(), source_.cursor(), most, callback, user)
-             : delivery_.run(source_.cursor(), most, callback, user);
+  pcapv3::PacketCursor& cursor = source_.cursor();
+  if (!drain_.active()) return delivery_.run(cursor, most, callback, user);
+  pcapv3::PacketCursor end = cursor;
+  while (!end.done() && !end.corrupt() && end.packet().stamp() <= break_stamp()) end.next();
+  pcapv3::PacketCursor head = cursor.before(end);
+  const int delivered = delivery_.run(head, most, callback, user);
+  while (cursor.left() > end.left() + head.left()) cursor.next();
+  return delivered;
 }
 
 /// Whether the open block goes on with a packet that came after the break.
 bool pcapv3_port::past_break() {
-  return drain_.active() && source_.cursor().packet().time_ns() > drain_.break_ns();
+  return drain_.active() && source_.cursor().packet().stamp() > break_stamp();
 }
 
 /// Waits for the kernel to hand over the block that holds what came before the break: by the retire

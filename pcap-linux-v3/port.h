@@ -24,6 +24,8 @@
 #include "settings.h"
 #include "source.h"
 
+struct pcapv3_aggregate;
+
 struct pcapv3_port {
  public:
   pcapv3_port(pcap_t* handle, const char* device);
@@ -54,10 +56,12 @@ struct pcapv3_port {
   void count(unsigned packets, unsigned drops, unsigned freezes);
 
   // Being read by an aggregate.
+  /// From now on it is `aggregate`'s, which is told of every new plan.
+  void join(pcapv3_aggregate& aggregate) { aggregate_ = &aggregate; }
+  const pcapv3::Plan& plan() const { return plan_; }
   pcapv3::Source& source() { return source_; }
-  pcapv3::Delivery& delivery() { return delivery_; }
+  pcapv3::Counters& counters() { return counters_; }
   const char* device() const { return device_; }
-  void count_late(int packets) { counters_.late += static_cast<unsigned>(packets); }
   /// Tells the kernel what the first read does (intake.h).
   void begin_read();
   /// Gives back the oldest block.
@@ -73,10 +77,12 @@ struct pcapv3_port {
   int wait();
   int deliver(int most, pcap_handler callback, u_char* user);
   bool past_break();
+  pcapv3::Stamp break_stamp() const { return pcapv3::stamp_of(drain_.break_ns()); }
   Rest await_rest();
   int end_drain(bool complete);
 
   pcap_t* const handle_;
+  pcapv3_aggregate* aggregate_ = nullptr;
   char device_[64];  // a copy: stock code may free its own first; longer names are no interface's
   volatile sig_atomic_t* const break_flag_;
   pcapv3::ErrorText error_;
@@ -86,6 +92,7 @@ struct pcapv3_port {
   pcapv3::Counters counters_;
   pcapv3::Ring ring_;
   pcapv3::Source source_{ring_};
+  pcapv3::Plan plan_;
   pcapv3::Delivery delivery_;
   pcapv3::Intake intake_;
   pcapv3::Drain drain_;
@@ -97,5 +104,5 @@ struct pcapv3_port {
   bool active_ = false;
   bool endless_ = false;
   bool filtering_old_blocks_ = false;
-  std::uint64_t filter_set_ns_ = 0;
+  pcapv3::Stamp filter_set_ = 0;
 };

@@ -156,13 +156,37 @@ TEST_CASE("the room promised in front of a packet is checked") {
   CHECK(PacketCursor(block.desc(), block.block_bytes(), kHeadroom + 1).corrupt());
 }
 
-TEST_CASE("the first packets of a block are a walk of their own") {
+TEST_CASE("what has been walked can be walked again, without checks") {
   TestBlock block = block_of(5);
-  const PacketCursor cursor = block.cursor();
-  PacketCursor head = cursor.first(2);
-  CHECK(walk(head).size() == 2);
-  CHECK(head.done());
-  CHECK(cursor.left() == 5);
+  const PacketCursor start = block.cursor();
+  PacketCursor end = start;
+  end.next();
+  end.next();
+  Stretch walked = start.up_to(end);
+  REQUIRE(walked.left() == 2);
+  CHECK(walked.packet().bytes() == start.packet().bytes());
+  walked.next();
+  walked.next();
+  CHECK(walked.done());
+  while (!end.done()) end.next();
+  CHECK(start.up_to(end).left() == 5);
+}
+
+TEST_CASE("a walk that met a corrupt packet ends before it") {
+  TestBlock block = block_of(5);
+  block.packet(3).tp_snaplen = 0xffffff;
+  const PacketCursor start = block.cursor();
+  PacketCursor end = start;
+  while (!end.done() && !end.corrupt()) end.next();
+  CHECK(start.up_to(end).left() == 3);
+  CHECK(end.up_to(end).done());
+}
+
+TEST_CASE("stamps are times, and compare as times do") {
+  constexpr std::uint64_t kTime = 1'700'000'000'999'999'999;
+  CHECK(ns_of(stamp_of(kTime)) == kTime);
+  CHECK(stamp_of(kTime) < stamp_of(kTime + 1));
+  CHECK(stamp_of(kTime - 1) < stamp_of(kTime));
 }
 
 TEST_CASE("corruption tells where it is") {

@@ -6,8 +6,11 @@
 #include <arpa/inet.h>
 #include <linux/if_arp.h>
 #include <linux/if_ether.h>
+#include <sys/mman.h>
 
+#include <cstring>
 #include <functional>
+#include <memory>
 
 #include "catch.h"
 #include "test_block.h"
@@ -34,9 +37,9 @@ class Fixture {
     start();
     return delivery.run(cursor, most, keep, reinterpret_cast<u_char*>(this));
   }
-  int run_until(std::uint64_t ns, int most = 1 << 30) {
+  int run(Merge& merge, int most = 1 << 30) {
     start();
-    return delivery.run_until(ns, cursor, most, keep, reinterpret_cast<u_char*>(this));
+    return delivery.run(merge, most, keep, reinterpret_cast<u_char*>(this));
   }
 
   TestBlock block;
@@ -62,6 +65,23 @@ class Fixture {
   }
 
   bool started_ = false;
+};
+
+/// A port of a merge, with one block.
+struct Port {
+  bool join(Merge& merge, unsigned number) {
+    ring = std::make_unique<Ring>(
+        mmap(nullptr, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+        Geometry{65536, 1, 8});
+    std::memcpy(static_cast<void*>(ring->block(0)), block.desc(), 65536);
+    source = std::make_unique<Source>(*ring);
+    return merge.add(number, *source, counters);
+  }
+
+  TestBlock block{65536, kFrameHeadroom};
+  Counters counters;
+  std::unique_ptr<Ring> ring;
+  std::unique_ptr<Source> source;
 };
 
 /// An Ethernet frame: two addresses, a type, a payload.
@@ -288,7 +308,7 @@ TEST_CASE("a packet cut off after the kernel got the filter is not judged once m
   Fixture f;
   f.plan.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
                      std::uint16_t) { return false; };
-  f.plan.filter_until_ns = 5'000'000'000;
+  f.plan.filter_until = stamp_of(5'000'000'000);
   REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1500, .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .wire_length = 1500, .sec = 5, .nsec = 1}));
   REQUIRE(f.block.add({.bytes = frame(62), .sec = 5, .nsec = 1}));  // whole: it can be judged
@@ -301,7 +321,7 @@ TEST_CASE("what only the kernel can judge is not judged here after it has") {
   Fixture f;
   f.plan.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
                      std::uint16_t) { return false; };
-  f.plan.filter_until_ns = 5'000'000'000;
+  f.plan.filter_until = stamp_of(5'000'000'000);
   f.plan.filter_is_whole = false;
   REQUIRE(f.block.add({.bytes = frame(60), .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .sec = 5, .nsec = 1}));
@@ -356,35 +376,30 @@ TEST_CASE("delivery stops at a corrupt packet") {
   CHECK(f.run() == 0);
 }
 
-TEST_CASE("packets are delivered up to a moment, and the rest later") {
+TEST_CASE("packets of several ports are delivered in order, and counted for each port") {
   Fixture f;
-  for (std::uint32_t i = 0; i < 5; ++i) {
-    REQUIRE(f.block.add({.bytes = frame(), .sec = 10, .nsec = i * 100}));
-  }
-  constexpr std::uint64_t kSecond = 1'000'000'000;
-  CHECK(f.run_until(9 * kSecond) == 0);
-  CHECK(f.delivery.last_ns() == 0);
-  CHECK(f.run_until(10 * kSecond) == 1);
-  CHECK(f.run_until(10 * kSecond + 299) == 2);
-  CHECK(f.delivery.last_ns() == 10 * kSecond + 200);
-  CHECK(f.run_until(11 * kSecond, 1) == 1);
-  CHECK(f.run() == 1);
-}
-
-TEST_CASE("a packet stamped early behind a late one is not before the moment") {
-  Fixture f;
-  for (const std::uint32_t sec : {1u, 3u, 2u}) {
-    REQUIRE(f.block.add({.bytes = frame(), .sec = sec}));
-  }
-  CHECK(f.run_until(2'500'000'000) == 1);
-}
-
-TEST_CASE("a corrupt packet ends the packets up to a moment") {
-  Fixture f;
-  for (int i = 0; i < 3; ++i) REQUIRE(f.block.add({.bytes = frame()}));
-  f.block.packet(1).tp_snaplen = 0xffffff;
-  CHECK(f.run_until(~std::uint64_t{0}) == 1);
-  CHECK(f.cursor.corrupt());
+  Port other;
+  const auto add = [](TestBlock& block, std::uint32_t sec, std::uint8_t first) {
+    REQUIRE(block.add({.bytes = counting(60, first), .sec = sec}));
+  };
+  add(f.block, 1, 1);
+  add(f.block, 3, 3);
+  add(other.block, 2, 2);
+  add(other.block, 4, 4);
+  Port port;
+  std::memcpy(static_cast<void*>(port.block.desc()), f.block.desc(), 65536);
+  Merge merge;
+  REQUIRE(port.join(merge, 0));
+  REQUIRE(other.join(merge, 1));
+  merge.look(100'000'000'000);
+  CHECK(f.run(merge, 3) == 3);
+  CHECK(f.run(merge) == 1);
+  CHECK(merge.done());
+  REQUIRE(f.got.size() == 4);
+  for (std::uint8_t i = 0; i < 4; ++i) CHECK(f.got[i].bytes == counting(60, i + 1));
+  CHECK(port.counters.delivered == 2);
+  CHECK(other.counters.delivered == 2);
+  CHECK(f.counters.delivered == 0);
 }
 
 }  // namespace pcapv3::test
