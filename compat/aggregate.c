@@ -73,17 +73,17 @@ static int activate_port(pcap_t* p, unsigned i) {
     return PCAP_ERROR;
   }
   pcap_t* port = a->ports[i];
-  (void)pcap_set_snaplen(port, p->snapshot);
-  (void)pcap_set_promisc(port, p->opt.promisc);
-  (void)pcap_set_timeout(port, p->opt.timeout);
-  (void)pcap_set_immediate_mode(port, p->opt.immediate);
-  (void)pcap_set_buffer_size(port, (int)p->opt.buffer_size);
-  (void)pcap_set_tstamp_precision(port, p->opt.tstamp_precision);
-  (void)pcap_set_protocol_linux(port, p->opt.protocol);
+  /* The setters' checks have been passed on the aggregate. */
+  port->snapshot = p->snapshot;
+  port->opt.promisc = p->opt.promisc;
+  port->opt.timeout = p->opt.timeout;
+  port->opt.immediate = p->opt.immediate;
+  port->opt.buffer_size = p->opt.buffer_size;
+  port->opt.tstamp_type = p->opt.tstamp_type;
+  port->opt.tstamp_precision = p->opt.tstamp_precision;
+  port->opt.protocol = p->opt.protocol;
   member_prepare(port, a->cooked, pcapv3_aggregate_most_retire_ms(a->module));
-  int status = 0;
-  if (p->opt.tstamp_type >= 0) status = pcap_set_tstamp_type(port, p->opt.tstamp_type);
-  if (status >= 0) status = pcap_activate(port);
+  int status = pcap_activate(port);
   if (status != 0) {
     const char* text = pcap_geterr(port);
     set_error(p, name, text[0] != '\0' ? text : pcap_statustostr(status));
