@@ -22,8 +22,9 @@ clean_up() {
   for pid in $(jobs -pr); do kill "$pid"; done
   for pid in $(jobs -pr); do wait_until 3 ended_when_told "$pid" || kill -KILL "$pid"; done
   wait
-  for ns in "$NS_PLAY" "$NS_SEE"; do
-    [[ -e /run/netns/$ns ]] && ip netns delete "$ns"
+  # A script may have named more of them, after these two.
+  for ns in /run/netns/{"$NS_PLAY","$NS_SEE"}{,-*}; do
+    [[ -e $ns ]] && ip netns delete "${ns##*/}"
   done
   rm -rf "$WORKDIR"
 } >/dev/null 2>&1
