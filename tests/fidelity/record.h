@@ -5,6 +5,7 @@
 // what a scenario needs, not for what it shows. Leaves comparing to fidelity.test.
 #pragma once
 
+#include <net/if.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <time.h>
@@ -172,8 +173,36 @@ inline void note_numbers(const char* name, const Packets& packets) {
     append32(all, packet.header.len);
     all.insert(all.end(), packet.bytes.begin(), packet.bytes.end());
   }
+  if (packets.empty()) {
+    note(name, "no packets");
+    return;
+  }
   note(name, "%zu packets, frames %s, hash %08x", packets.size(), text.c_str(), hash_of(all));
-  if (!packets.empty()) note_time_stamps(name, packets);
+  note_time_stamps(name, packets);
+}
+
+/// Packets as this handle's link type has them, without what nobody wrote: the kernel stores only
+/// as many bytes of the address in a cooked header as it is long, and leaves the rest of the place
+/// as the packet before it left it.
+inline Packets mask_padding(pcap_t* p, Packets packets) {
+  const int type = pcap_datalink(p);
+  if (type != DLT_LINUX_SLL && type != DLT_LINUX_SLL2) return packets;
+  for (Packet& packet : packets) {
+    const std::size_t length_at = type == DLT_LINUX_SLL ? 5 : 11;  // pcap/sll.h
+    const std::size_t address = length_at + 1;
+    if (packet.bytes.size() <= length_at) continue;
+    for (std::size_t i = packet.bytes[length_at]; i < 8 && address + i < packet.bytes.size(); ++i) {
+      packet.bytes[address + i] = 0;
+    }
+  }
+  return packets;
+}
+
+inline void note_packets(const char* name, pcap_t* p, const Packets& packets) {
+  note_packets(name, mask_padding(p, packets));
+}
+inline void note_numbers(const char* name, pcap_t* p, const Packets& packets) {
+  note_numbers(name, mask_padding(p, packets));
 }
 
 /// Sends what see0 receives.
@@ -185,5 +214,66 @@ inline Sender local() { return Sender("see0"); }
 inline void wait_until_received(pcap_t* p, unsigned count) {
   while (stats_of(p).ps_recv < count) std::this_thread::yield();
 }
+
+/// Reads what is there and what is still to come within many times the time-out: nothing marks the
+/// end of nothing.
+inline Packets take_rest(pcap_t* p) {
+  Packets packets;
+  set_nonblock(p);
+  pollfd ready = {.fd = pcap_get_selectable_fd(p), .events = POLLIN, .revents = 0};
+  do {
+    CHECK(pcap_dispatch(p, -1, keep, user(packets)) >= 0, "%s", pcap_geterr(p));
+  } while (poll(&ready, 1, 100) == 1);
+  return packets;
+}
+
+/// Whether this is stock libpcap, for what it loses by chance and the library must not.
+inline bool is_stock() {
+  const char* setting = std::getenv("PCAPV3");
+  return std::string_view(pcap_lib_version()).find("pcap-linux-v3") == std::string_view::npos ||
+         (setting != nullptr && std::string_view(setting) == "off");
+}
+
+/// Tells when a frame has come to an interface, and so to every capture handle that was opened
+/// after this: the kernel shows a packet to the newest socket first (net/core/dev.c: dev_add_pack).
+/// A socket of its own, so that it is the same whatever libpcap is looked at.
+class Watch {
+ public:
+  explicit Watch(const char* interface = "see0") : loopback_(std::string_view(interface) == "lo") {
+    fd_ = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    constexpr int kBytes = 8 << 20;  // so that what nobody waits for does not fill it
+    sockaddr_ll address = {};
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = htons(ETH_P_ALL);
+    address.sll_ifindex = static_cast<int>(if_nametoindex(interface));
+    if (fd_ < 0 || address.sll_ifindex == 0 ||
+        setsockopt(fd_, SOL_SOCKET, SO_RCVBUFFORCE, &kBytes, sizeof(kBytes)) != 0 ||
+        bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+      give_up(interface);
+    }
+  }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+  ~Watch() { close(fd_); }
+
+  void until(std::uint32_t number) const {
+    for (;;) {
+      Bytes bytes(64);
+      sockaddr_ll from = {};
+      socklen_t length = sizeof(from);
+      const ssize_t got =
+          recvfrom(fd_, bytes.data(), bytes.size(), 0, reinterpret_cast<sockaddr*>(&from), &length);
+      if (got < 0) give_up("recvfrom");
+      bytes.resize(static_cast<std::size_t>(got));
+      // lo shows each frame twice; the second is the one that comes in.
+      if (loopback_ && from.sll_pkttype == PACKET_OUTGOING) continue;
+      if (number_in(bytes) == number) return;
+    }
+  }
+
+ private:
+  bool loopback_;
+  int fd_ = -1;
+};
 
 }  // namespace pcapv3::fidelity
