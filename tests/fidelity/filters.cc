@@ -66,14 +66,6 @@ bool note_filter(pcap_t* p, const char* expression) {
   return true;
 }
 
-/// Takes what the kernel's filter has let in since `taken` packets were.
-Packets take_counted(pcap_t* p, std::size_t& taken) {
-  const std::size_t received = stats_of(p).ps_recv;
-  const Packets packets = take_count(p, received - taken);
-  taken = received;
-  return packets;
-}
-
 /// Opens up the filter and sends a frame, so that nothing can be left before it.
 void note_end(pcap_t* p, std::size_t& taken) {
   constexpr std::uint32_t kMarker = 99999;
@@ -294,9 +286,9 @@ void past_the_snapshot() {
 void bad_expressions() {
   const Handle handle = open_capture();
   for (const char* expression :
-       {"nonsense", "ip and", "port", "port 99999", "host 1.2.3.4.5", "vlan 5000", "vlan -1",
-        "ether[", "ether[70000000000] = 1", "less", "ifindex", "ifindex x", "wlan type mgt",
-        "net 1.2.3.4/40", "mpls and vlan and arp and rarp", "link[0] = 1", "inbound or"}) {
+       {"nonsense", "ip and", "port", "port 99999", "vlan 5000", "vlan -1", "ether[",
+        "ether[70000000000] = 1", "less", "ifindex", "ifindex x", "wlan type mgt", "net 1.2.3.4/40",
+        "mpls and vlan and arp and rarp", "link[0] = 1", "inbound or"}) {
     note_filter(handle.get(), expression);
   }
 }

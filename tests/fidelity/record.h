@@ -215,6 +215,14 @@ inline void wait_until_received(pcap_t* p, unsigned count) {
   while (stats_of(p).ps_recv < count) std::this_thread::yield();
 }
 
+/// Takes what the kernel's filter has let in since `taken` packets were.
+inline Packets take_counted(pcap_t* p, std::size_t& taken) {
+  const std::size_t received = stats_of(p).ps_recv;
+  const Packets packets = take_count(p, received - taken);
+  taken = received;
+  return packets;
+}
+
 /// Reads what is there and what is still to come within many times the time-out: nothing marks the
 /// end of nothing.
 inline Packets take_rest(pcap_t* p) {
