@@ -336,6 +336,12 @@ static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port
 }
 
 static int port_activate(pcap_t* p) {
+  if (p->opt.device == NULL) {
+    /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common); stock code reads it.
+     */
+    pcap_linux_error(p, "a handle whose activation has failed can't be activated again");
+    return PCAP_ERROR;
+  }
   struct pcapv3_port* port = pcapv3_open(p, p->opt.device, p->errbuf);
   if (port == NULL) {
     pcap_cleanup_linux(p); /* as pcap_activate_linux() does when it fails */
