@@ -350,6 +350,7 @@ class Traffic {
 
  private:
   void run() {
+    stay_on_cpu();
     const Sender sender = peer();
     while (!enough_) {
       for (int i = 0; i < 8; ++i) sender.send(sent_++, 1);
@@ -445,17 +446,17 @@ void replaced_by_long_ones() {
 }
 
 constexpr Scenario kTable[] = {
-    {"filters-before-traffic", before_traffic},
-    {"filters-cooked", before_traffic_cooked},
-    {"filters-on-loopback", on_loopback},
-    {"filters-in-kernel-alone", in_kernel_alone},
-    {"filters-after-arrival", after_arrival},
-    {"filters-after-arrival-and-more", after_arrival_and_more},
-    {"filters-too-long", too_long},
-    {"filters-too-long-after-kernels", too_long_after_kernels},
-    {"filters-past-snapshot", past_the_snapshot},
-    {"filters-bad-expressions", bad_expressions},
-    {"filters-bad-programs", bad_programs},
+    {"filters-before-traffic", on_one_cpu<before_traffic>},
+    {"filters-cooked", on_one_cpu<before_traffic_cooked>},
+    {"filters-on-loopback", on_one_cpu<on_loopback>},
+    {"filters-in-kernel-alone", on_one_cpu<in_kernel_alone>},
+    {"filters-after-arrival", on_one_cpu<after_arrival>},
+    {"filters-after-arrival-and-more", on_one_cpu<after_arrival_and_more>},
+    {"filters-too-long", on_one_cpu<too_long>},
+    {"filters-too-long-after-kernels", on_one_cpu<too_long_after_kernels>},
+    {"filters-past-snapshot", on_one_cpu<past_the_snapshot>},
+    {"filters-bad-expressions", on_one_cpu<bad_expressions>},
+    {"filters-bad-programs", on_one_cpu<bad_programs>},
     {"filters-under-traffic", replaced_under_traffic},
     {"filters-too-long-under-traffic", replaced_by_long_ones},
 };

@@ -334,7 +334,6 @@ void offload(const Offload& with) {
       payload += packet.header.len - tcp - 4 * (packet.bytes[tcp + 12] >> 4);
       stream.take(packet.bytes, tcp);
     }
-    note_time_stamps(name, packets);
     note(name, "packets larger than %u: %d, whole %d", with.large, largest > with.large, whole);
     note(name, "all of the stream: %d", payload >= data.size());  // with what was sent twice
     if (handle == cut.get()) {
@@ -508,7 +507,10 @@ void bridge() {
   port.receive(bytes_of({.number = 1, .destination = kBroadcast}));
   Sender("bridge0").send({.number = 2, .destination = kBroadcast});
   watch.until(2);
-  note_packets("any", any.get(), take_rest(any.get()));
+  // Without time stamps: a frame that is forwarded keeps the one it had, so they are in no order.
+  for (const Packet& packet : mask_padding(any.get(), take_rest(any.get()))) {
+    note_packet("any", packet);
+  }
 }
 
 void ifb() {
@@ -719,23 +721,23 @@ void injecting_elsewhere() {
 }
 
 constexpr Scenario kTable[] = {
-    {"vlan-tags", vlan_tags},
-    {"vlan-tags-cut", vlan_tags_cut},
-    {"sizes", sizes},
-    {"snapshot-lengths", snapshot_lengths},
+    {"vlan-tags", on_one_cpu<vlan_tags>},
+    {"vlan-tags-cut", on_one_cpu<vlan_tags_cut>},
+    {"sizes", on_one_cpu<sizes>},
+    {"snapshot-lengths", on_one_cpu<snapshot_lengths>},
     {"tcp-offload", tcp_offload},
     {"tcp-large-offload", tcp_large_offload},
-    {"cooked", cooked},
-    {"raw-ip-device", raw_ip_device},
-    {"tap", tap},
-    {"bridge", bridge},
-    {"ifb", ifb},
-    {"loopback", loopback},
-    {"other-namespace", other_namespace},
-    {"counts", counts},
-    {"counts-after-drops", counts_after_drops},
-    {"injecting", injecting},
-    {"injecting-elsewhere", injecting_elsewhere},
+    {"cooked", on_one_cpu<cooked>},
+    {"raw-ip-device", on_one_cpu<raw_ip_device>},
+    {"tap", on_one_cpu<tap>},
+    {"bridge", on_one_cpu<bridge>},
+    {"ifb", on_one_cpu<ifb>},
+    {"loopback", on_one_cpu<loopback>},
+    {"other-namespace", on_one_cpu<other_namespace>},
+    {"counts", on_one_cpu<counts>},
+    {"counts-after-drops", on_one_cpu<counts_after_drops>},
+    {"injecting", on_one_cpu<injecting>},
+    {"injecting-elsewhere", on_one_cpu<injecting_elsewhere>},
 };
 
 }  // namespace
