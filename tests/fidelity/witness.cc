@@ -10,6 +10,7 @@ namespace pcapv3::fidelity {
 extern const std::span<const Scenario> kSetupScenarios;
 extern const std::span<const Scenario> kFiltersScenarios;
 extern const std::span<const Scenario> kFramesSeenScenarios;
+extern const std::span<const Scenario> kReadingScenarios;
 
 namespace {
 
@@ -18,6 +19,7 @@ int play(int argc, char** argv) {
       kSetupScenarios,
       kFiltersScenarios,
       kFramesSeenScenarios,
+      kReadingScenarios,
   };
   const bool list = argc == 2 && std::string_view(argv[1]) == "--list";
   if (!list && argc != 3) {
