@@ -11,6 +11,7 @@ extern const std::span<const Scenario> kSetupScenarios;
 extern const std::span<const Scenario> kFiltersScenarios;
 extern const std::span<const Scenario> kFramesSeenScenarios;
 extern const std::span<const Scenario> kReadingScenarios;
+extern const std::span<const Scenario> kLifecycleScenarios;
 
 namespace {
 
@@ -20,6 +21,7 @@ int play(int argc, char** argv) {
       kFiltersScenarios,
       kFramesSeenScenarios,
       kReadingScenarios,
+      kLifecycleScenarios,
   };
   const bool list = argc == 2 && std::string_view(argv[1]) == "--list";
   if (!list && argc != 3) {
