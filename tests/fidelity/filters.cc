@@ -447,10 +447,10 @@ void replaced_by_long_ones() {
 
 constexpr Scenario kTable[] = {
     {"filters-before-traffic", on_one_cpu<before_traffic>},
-    {"filters-cooked", on_one_cpu<before_traffic_cooked>},
+    {"filters-cooked", on_one_cpu<before_traffic_cooked>, 60},
     {"filters-on-loopback", on_one_cpu<on_loopback>},
     {"filters-in-kernel-alone", on_one_cpu<in_kernel_alone>},
-    {"filters-after-arrival", on_one_cpu<after_arrival>},
+    {"filters-after-arrival", on_one_cpu<after_arrival>, 60},
     {"filters-after-arrival-and-more", on_one_cpu<after_arrival_and_more>},
     {"filters-too-long", on_one_cpu<too_long>},
     {"filters-too-long-after-kernels", on_one_cpu<too_long_after_kernels>},

@@ -724,7 +724,7 @@ constexpr Scenario kTable[] = {
     {"vlan-tags", on_one_cpu<vlan_tags>},
     {"vlan-tags-cut", on_one_cpu<vlan_tags_cut>},
     {"sizes", on_one_cpu<sizes>},
-    {"snapshot-lengths", on_one_cpu<snapshot_lengths>},
+    {"snapshot-lengths", on_one_cpu<snapshot_lengths>, 60},
     {"tcp-offload", tcp_offload},
     {"tcp-large-offload", tcp_large_offload},
     {"cooked", on_one_cpu<cooked>},

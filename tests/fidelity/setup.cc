@@ -500,7 +500,7 @@ constexpr Scenario kTable[] = {
     {"stamp-types", on_one_cpu<stamp_types>},
     {"precisions", on_one_cpu<precisions>},
     {"directions", on_one_cpu<directions>},
-    {"direction-after-arrival", on_one_cpu<direction_after_arrival>},
+    {"direction-after-arrival", on_one_cpu<direction_after_arrival>, 60},
     {"bad-directions", on_one_cpu<bad_directions>},
     {"direction-counts", on_one_cpu<direction_counts>},
 };
