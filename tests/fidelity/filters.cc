@@ -129,7 +129,7 @@ void before_traffic_cooked() {
     std::size_t taken = 0;
     for (const char* expression :
          {"", "ether proto 0x88b5", "ip", "vlan 5", "not vlan", "less 100", "inbound", "outbound",
-          "ether broadcast", "ether src 02:00:00:00:00:02", "link[0] = 4", "ether[0:2] = 4",
+          "ether broadcast", "ether src 02:00:00:00:00:02", "link[0:2] = 4", "ether[0:2] = 4",
           "ip proto 17"}) {
       // In version 1's header there is none: only the kernel can judge it
       // (filters-in-kernel-alone).
