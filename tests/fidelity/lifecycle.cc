@@ -516,7 +516,11 @@ void two_threads() {
     for (std::size_t i = 0; i < 2; ++i) {
       threads.emplace_back([&, i] { packets[i] = take_until(handles[i].get(), 4999); });
     }
-    peer().send(0, 5000);
+    const Sender sender = peer();
+    std::thread([&sender] {
+      stay_on_cpu();
+      sender.send(0, 5000);
+    }).join();
     for (std::size_t i = 0; i < 2; ++i) {
       threads[i].join();
       note_numbers("thread", packets[i]);
@@ -533,6 +537,7 @@ void inject_from_thread() {
   in_namespace(link_arguments().peer, [&] { other_end = open_capture(roomy("play0")); });
   CHECK(pcap_setdirection(other_end.get(), PCAP_D_IN) == 0, "%s", pcap_geterr(other_end.get()));
   std::thread other([p] {
+    stay_on_cpu();
     for (std::uint32_t number = 0; number < 1000; ++number) {
       const Bytes bytes = bytes_of({.number = number});
       CHECK(pcap_inject(p, bytes.data(), bytes.size()) == static_cast<int>(bytes.size()), "%s",
@@ -540,7 +545,10 @@ void inject_from_thread() {
     }
   });
   const Sender sender = peer();
-  std::thread traffic([&sender] { sender.send(0, 1000); });
+  std::thread traffic([&sender] {
+    stay_on_cpu();
+    sender.send(0, 1000);
+  });
   note_numbers("received", take_until(p, 999));
   other.join();
   traffic.join();
@@ -589,6 +597,7 @@ void break_1000_times() {
   Packets packets;
   break_loops(p, 1000, packets);
   note("packets", "%zu", packets.size());
+  stay_on_cpu();
   peer().send(0, 5);
   note_numbers("after that", take_until(p, 4));
 }
@@ -611,6 +620,7 @@ void break_from_two_threads() {
   for (std::thread& thread : threads) thread.join();
   pcap_breakloop(p);
   note_status("loop", pcap_loop(p, -1, keep, user(packets)), p);
+  stay_on_cpu();
   peer().send(0, 5);
   note_numbers("after that", take_until(p, 4));
 }
@@ -620,7 +630,10 @@ void break_under_traffic() {
   for (const bool immediate : {false, true}) {
     const Handle handle = open_capture(roomy("see0", immediate));
     const Sender sender = peer();
-    std::thread traffic([&] { sender.send(0, kLast + 1); });
+    std::thread traffic([&] {
+      stay_on_cpu();
+      sender.send(0, kLast + 1);
+    });
     Packets packets;
     break_loops(handle.get(), 50, packets);
     if (packets.empty() || number_of(packets.back().bytes) != kLast) {
@@ -704,16 +717,16 @@ void net_raw_only() {
 }
 
 constexpr Scenario kTable[] = {
-    {"down-and-up", down_and_up},
-    {"down-and-up-blocking", down_and_up_blocking},
-    {"deleted", deleted},
-    {"deleted-blocking", deleted_blocking},
-    {"replaced", replaced},
-    {"renamed", renamed},
-    {"any-goes-on", any_goes_on},
+    {"down-and-up", on_one_cpu<down_and_up>},
+    {"down-and-up-blocking", on_one_cpu<down_and_up_blocking>},
+    {"deleted", on_one_cpu<deleted>},
+    {"deleted-blocking", on_one_cpu<deleted_blocking>},
+    {"replaced", on_one_cpu<replaced>},
+    {"renamed", on_one_cpu<renamed>},
+    {"any-goes-on", on_one_cpu<any_goes_on>},
     {"opened-while-down", opened_while_down},
-    {"forked", forked},
-    {"forked-while-waiting", forked_while_waiting},
+    {"forked", on_one_cpu<forked>},
+    {"forked-while-waiting", on_one_cpu<forked_while_waiting>},
     {"1000-handles", thousand_handles, 100},
     {"handles-without-activation", handles_without_activation},
     {"two-threads", two_threads},
@@ -723,7 +736,7 @@ constexpr Scenario kTable[] = {
     {"break-from-two-threads", break_from_two_threads},
     {"break-under-traffic", break_under_traffic},
     {"unprivileged", unprivileged},
-    {"net-raw-only", net_raw_only},
+    {"net-raw-only", on_one_cpu<net_raw_only>},
 };
 
 }  // namespace
