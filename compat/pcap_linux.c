@@ -395,10 +395,24 @@ static int port_activate(pcap_t* p) {
   return status;
 }
 
+static void cleanup_unactivated(pcap_t* p) {
+  /* Which stock code forgets. */
+  if (joined(p)->stock.poll_breakloop_fd != -1) (void)close(joined(p)->stock.poll_breakloop_fd);
+  CLEAN_UP_COMMON(p);
+}
+
+static pcap_t* create_port(const char* device, char* error) {
+  pcap_t* p = stock_create_interface(device, error);
+  if (p == NULL) return NULL;
+  p->activate_op = port_activate;
+  p->cleanup_op = cleanup_unactivated;
+  return p;
+}
+
 /* ---- A port of an aggregate (member.h) ---- */
 
 pcap_t* member_create(const char* device, pcap_t* aggregate, char* error) {
-  pcap_t* p = stock_create_interface(device, error);
+  pcap_t* p = create_port(device, error);
   if (p == NULL) return NULL;
   /* As pcap_create() does once a handle is there. */
   if ((p->opt.device = strdup(device)) == NULL) {
@@ -406,7 +420,6 @@ pcap_t* member_create(const char* device, pcap_t* aggregate, char* error) {
     pcap_close(p);
     return NULL;
   }
-  p->activate_op = port_activate;
   joined(p)->aggregate = aggregate;
   return p;
 }
@@ -432,9 +445,7 @@ int member_is_gone(pcap_t* p) {
 pcap_t* CREATE_INTERFACE(const char* device, char* error) {
   if (!pcapv3_is_on()) return stock_create_interface(device, error);
   if (is_aggregate(device)) return aggregate_create(device, error);
-  pcap_t* p = stock_create_interface(device, error);
-  if (p != NULL) p->activate_op = port_activate;
-  return p;
+  return create_port(device, error);
 }
 
 int FIND_DEVICES(pcap_if_list_t* devices, char* error) {

@@ -5,6 +5,8 @@
 #include <linux/if_ether.h>
 #include <pcap/sll.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace pcapv3 {
@@ -33,12 +35,27 @@ void put(std::uint8_t* at, const Header& header) {
   std::memcpy(at, &header, sizeof(header));
 }
 
+/// The address, with zeros behind it: the kernel writes no more of the field than the address has
+/// bytes, and what is in the ring from earlier packets is nobody's to see.
+void put_address(std::uint8_t (&field)[SLL_ADDRLEN], const sockaddr_ll& from) {
+  std::uint64_t bytes;
+  std::memcpy(&bytes, from.sll_addr, sizeof(bytes));
+  const unsigned unused = 8 * (SLL_ADDRLEN - std::min<unsigned>(from.sll_halen, SLL_ADDRLEN));
+  // Twice, because a shift by all 64 bits is none.
+  if constexpr (std::endian::native == std::endian::little) {
+    bytes &= ~std::uint64_t{0} >> unused / 2 >> (unused - unused / 2);
+  } else {
+    bytes &= ~std::uint64_t{0} << unused / 2 << (unused - unused / 2);
+  }
+  std::memcpy(field, &bytes, sizeof(bytes));
+}
+
 void put_sll(std::uint8_t* at, const sockaddr_ll& from) {
   sll_header h{};
   h.sll_pkttype = htons(from.sll_pkttype);
   h.sll_hatype = htons(from.sll_hatype);
   h.sll_halen = htons(from.sll_halen);
-  std::memcpy(h.sll_addr, from.sll_addr, SLL_ADDRLEN);
+  put_address(h.sll_addr, from);
   h.sll_protocol = from.sll_protocol;
   put(at, h);
 }
@@ -50,7 +67,7 @@ void put_sll2(std::uint8_t* at, const sockaddr_ll& from) {
   h.sll2_hatype = htons(from.sll_hatype);
   h.sll2_pkttype = from.sll_pkttype;
   h.sll2_halen = from.sll_halen;
-  std::memcpy(h.sll2_addr, from.sll_addr, SLL_ADDRLEN);
+  put_address(h.sll2_addr, from);
   put(at, h);
 }
 

@@ -203,7 +203,7 @@ TEST_CASE("an SLL header is made") {
   REQUIRE(f.block.add({.bytes = counting(40), .from = address(9, PACKET_BROADCAST)}));
   f.run();
   const Bytes header{
-      0, PACKET_BROADCAST, 0, 1, 0, 6, 0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0x08, 0x00};
+      0, PACKET_BROADCAST, 0, 1, 0, 6, 0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0, 0, 0x08, 0x00};
   Bytes expected = header;
   for (auto b : counting(40)) expected.push_back(b);
   CHECK(f.got.at(0).bytes == expected);
@@ -232,12 +232,26 @@ TEST_CASE("an SLL2 header is made") {
   f.plan.vlan_offset = -1;
   REQUIRE(f.block.add({.bytes = counting(40), .from = address(0x01020304, PACKET_OTHERHOST)}));
   f.run();
-  const Bytes header{0x08, 0x00, 0,    0,    1,    2,    3,    4,    0,   1, PACKET_OTHERHOST,
-                     6,    0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7};
+  const Bytes header{0x08, 0x00, 0,    0,    1,    2,    3,    4, 0, 1, PACKET_OTHERHOST,
+                     6,    0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0, 0};
   Bytes expected = header;
   for (auto b : counting(40)) expected.push_back(b);
   CHECK(f.got.at(0).bytes == expected);
   CHECK(f.got[0].header.len == 60);
+}
+
+TEST_CASE("of an address, no byte past its length is shown") {
+  const auto length = static_cast<unsigned char>(GENERATE(range(0, 10)));
+  Fixture f(kCookedHeadroom);
+  f.plan.link_header = LinkHeader::kSll2;
+  f.plan.interface = -1;
+  sockaddr_ll from = address();
+  from.sll_halen = length;
+  REQUIRE(f.block.add({.bytes = counting(40), .from = from}));
+  f.run();
+  for (unsigned i = 0; i < 8; ++i) {
+    CHECK(f.got.at(0).bytes[12 + i] == (i < length ? from.sll_addr[i] : 0));
+  }
 }
 
 TEST_CASE("direction decides which packets are delivered") {
