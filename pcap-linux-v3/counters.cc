@@ -5,15 +5,18 @@
 
 namespace pcapv3 {
 
-std::size_t summarize(const Counters& c, const char* device, char* text, std::size_t room) {
+std::size_t summarize(const Counters& c, const char* device, bool several_ports, char* text,
+                      std::size_t room) {
   using Number = unsigned long long;
+  char late[32] = "";
+  if (several_ports) std::snprintf(late, sizeof(late), ", late %llu", Number{c.late});
   const int length = std::snprintf(
       text, room,
       "%s: received %llu, dropped %llu, delivered %llu, filtered %llu, other direction %llu, "
-      "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu",
+      "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu%s",
       device, Number{c.received}, Number{c.dropped}, Number{c.delivered}, Number{c.filtered},
       Number{c.other_way}, Number{c.corrupt}, Number{c.undelivered()}, Number{c.blocks},
-      Number{c.freezes});
+      Number{c.freezes}, late);
   return std::min(static_cast<std::size_t>(std::max(length, 0)), room - 1);
 }
 

@@ -27,7 +27,8 @@ struct Counters {
 };
 
 /// Writes the summary of `counters`, a line without its end, for `device`. Returns its length, at
-/// most `room` - 1.
-std::size_t summarize(const Counters& counters, const char* device, char* text, std::size_t room);
+/// most `room` - 1. Only packets of several ports can be late: of others it is not told.
+std::size_t summarize(const Counters& counters, const char* device, bool several_ports, char* text,
+                      std::size_t room);
 
 }  // namespace pcapv3

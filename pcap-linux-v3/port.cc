@@ -53,7 +53,7 @@ pcapv3_port::~pcapv3_port() {
   if (!active_ || !stats_.on()) return;
   if (books_closed_) counters_.received = closed_received_;
   char text[400];
-  pcapv3::summarize(counters_, device_, text, sizeof(text));
+  pcapv3::summarize(counters_, device_, of_several_, text, sizeof(text));
   const pcapv3::Geometry& ring = ring_.geometry();
   stats_.line("%s, ring %u x %u KiB, retire timeout %u ms", text, ring.block_count,
               ring.block_bytes / 1024, ring.retire_ms);
@@ -87,7 +87,8 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   w.set_retire_ms = settings_.retire_ms;
   w.timeout_ms = wish.timeout_ms;
   w.immediate = wish.immediate != 0;
-  if (wish.most_retire_ms != 0) {  // one of an aggregate's
+  of_several_ = wish.most_retire_ms != 0;
+  if (of_several_) {
     w.most_retire_ms = wish.most_retire_ms;
     w.most_block = pcapv3::kMergedBlockBytes;
   }

@@ -2,6 +2,7 @@
 #include "pcap-linux-v3/counters.h"
 
 #include <string>
+#include <string_view>
 
 #include "catch.h"
 
@@ -35,15 +36,25 @@ TEST_CASE("the summary names every figure") {
   c.corrupt = 6;
   c.blocks = 7;
   char text[400];
-  const std::size_t length = summarize(c, "eth0", text, sizeof(text));
+  const std::size_t length = summarize(c, "eth0", false, text, sizeof(text));
   CHECK(std::string(text, length) ==
         "eth0: received 1000, dropped 1, delivered 3, filtered 4, other direction 5, corrupt 6, "
         "undelivered 981, blocks 7, freezes 2");
 }
 
+TEST_CASE("the summary of one of several ports tells of late packets") {
+  Counters c;
+  for (const std::uint64_t late : {0, 8}) {
+    c.late = late;
+    char text[400];
+    const std::string_view summary(text, summarize(c, "eth0", true, text, sizeof(text)));
+    CHECK(summary.ends_with(", freezes 0, late " + std::to_string(late)));
+  }
+}
+
 TEST_CASE("a summary too long for its room is cut, not overrun") {
   char text[16] = "";
-  CHECK(summarize(Counters{}, "eth0", text, sizeof(text)) == 15);
+  CHECK(summarize(Counters{}, "eth0", false, text, sizeof(text)) == 15);
   CHECK(std::string(text) == "eth0: received ");
 }
 
