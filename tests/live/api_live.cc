@@ -2,11 +2,9 @@
 // libpcap, so every test here must hold for it too. Run by api.test, in the namespace that has
 // see0; frames come from play0 in the other one. Leaves wrong use and failures to bad_input.cc.
 #include <net/if_arp.h>
-#include <sys/select.h>
 #include <sys/syscall.h>
 
 #include <atomic>
-#include <chrono>
 #include <string_view>
 
 #include "capture.h"
@@ -16,36 +14,10 @@
 namespace pcapv3::live {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr char kOdd[] = "ether[21] & 1 = 1";  // the lowest byte of a frame's number
-constexpr char kEven[] = "ether[21] & 1 = 0";
-
 /// Sends what see0 receives.
 Sender peer() { return Sender("play0", link_arguments().peer); }
 /// Sends out of see0.
 Sender local() { return Sender("see0"); }
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Waits until `count` frames have come to the handle's ring, read or not.
-void wait_until_received(pcap_t* p, unsigned count) {
-  while (stats_of(p).ps_recv < count) std::this_thread::yield();
-}
-
-/// Sends large frames that nobody reads until the ring has no room for them; returns how many.
-std::uint32_t overrun(pcap_t* p, const Sender& sender, std::uint32_t first) {
-  constexpr std::uint32_t kBatch = 500;
-  const unsigned dropped = stats_of(p).ps_drop;
-  std::uint32_t sent = 0;
-  while (stats_of(p).ps_drop == dropped) {
-    sender.send(first + sent, kBatch, 1400);
-    sent += kBatch;
-  }
-  return sent;
-}
 
 // Opening.
 
@@ -380,20 +352,11 @@ void filter_from_callback() {
 }
 
 void filter_too_long_for_kernel() {
-  // The kernel takes 4096 instructions (BPF_MAXINSNS); libpcap then filters by itself and says so
-  // on standard error.
-  std::vector<bpf_insn> code(5000, bpf_insn(BPF_STMT(BPF_LD | BPF_IMM, 1)));
-  code.push_back(BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 21));
-  code.push_back(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1, 0, 1));
-  code.push_back(BPF_STMT(BPF_RET | BPF_K, kWhole));
-  code.push_back(BPF_STMT(BPF_RET | BPF_K, 0));
-  bpf_program program = {.bf_len = static_cast<u_int>(code.size()), .bf_insns = code.data()};
   const Handle handle = open_capture();
   const Sender sender = peer();
   sender.send(0, 50);
   wait_until_received(handle.get(), 50);
-  const int status = pcap_setfilter(handle.get(), &program);
-  CHECK(status == 0, "%s", pcap_geterr(handle.get()));
+  set_long_filter(handle.get());
   sender.send(50, 50);
   check_sequence(take_until(handle.get(), 99), 1, 99, 2);
   set_filter(handle.get(), kEven);  // and the kernel's filter is back
@@ -440,10 +403,6 @@ void vlan_filters() {
 }
 
 // Direction.
-
-void set_direction(pcap_t* p, pcap_direction_t direction) {
-  CHECK(pcap_setdirection(p, direction) == 0, "%s", pcap_geterr(p));
-}
 
 void direction() {
   const Sender in = peer();
@@ -568,19 +527,6 @@ void nonblock_and_back() {
   other.join();
 }
 
-bool readable(int fd, int timeout_ms) {
-  pollfd ready = {.fd = fd, .events = POLLIN, .revents = 0};
-  return poll(&ready, 1, timeout_ms) == 1 && (ready.revents & POLLIN) != 0;
-}
-
-bool selectable(int fd, int seconds) {
-  fd_set set;
-  FD_ZERO(&set);
-  FD_SET(fd, &set);
-  timeval limit = {.tv_sec = seconds, .tv_usec = 0};
-  return select(fd + 1, &set, nullptr, nullptr, &limit) == 1 && FD_ISSET(fd, &set);
-}
-
 void wait_outside() {
   const Handle handle = open_capture();
   pcap_t* p = handle.get();
@@ -685,20 +631,6 @@ void inject_on_any() {
 }
 
 // Link types.
-
-std::vector<int> datalinks_of(pcap_t* p) {
-  int* list = nullptr;
-  const int count = pcap_list_datalinks(p, &list);
-  CHECK(count >= 0, "%s", pcap_geterr(p));
-  std::vector<int> types(list, list + count);
-  pcap_free_datalinks(list);
-  return types;
-}
-
-void set_datalink(pcap_t* p, int type) {
-  CHECK(pcap_set_datalink(p, type) == 0, "%s", pcap_geterr(p));
-  CHECK(pcap_datalink(p) == type, "%d, not %d", pcap_datalink(p), type);
-}
 
 void ethernet_datalinks() {
   const Handle handle = open_capture();

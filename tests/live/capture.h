@@ -5,7 +5,9 @@
 #include <dirent.h>
 #include <pcap.h>
 #include <poll.h>
+#include <sys/select.h>
 
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -20,6 +22,9 @@ struct CloseHandle {
   void operator()(pcap_t* handle) const { pcap_close(handle); }
 };
 using Handle = std::unique_ptr<pcap_t, CloseHandle>;
+
+constexpr char kOdd[] = "ether[21] & 1 = 1";  // the lowest byte of a frame's number
+constexpr char kEven[] = "ether[21] & 1 = 0";
 
 constexpr int kWhole = 262144;  // the largest snapshot length libpcap takes
 
@@ -65,6 +70,36 @@ inline void set_filter(pcap_t* p, const char* expression) {
   const int status = pcap_setfilter(p, &program);
   pcap_freecode(&program);
   CHECK(status == 0, "%s: %s", expression, pcap_geterr(p));
+}
+
+/// Sets kOdd as a filter too long for the kernel, which takes 4096 instructions (BPF_MAXINSNS);
+/// libpcap then filters by itself and says so on standard error.
+inline void set_long_filter(pcap_t* p) {
+  std::vector<bpf_insn> code(5000, bpf_insn(BPF_STMT(BPF_LD | BPF_IMM, 1)));
+  code.push_back(BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 21));
+  code.push_back(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1, 0, 1));
+  code.push_back(BPF_STMT(BPF_RET | BPF_K, kWhole));
+  code.push_back(BPF_STMT(BPF_RET | BPF_K, 0));
+  bpf_program program = {.bf_len = static_cast<u_int>(code.size()), .bf_insns = code.data()};
+  CHECK(pcap_setfilter(p, &program) == 0, "%s", pcap_geterr(p));
+}
+
+inline void set_direction(pcap_t* p, pcap_direction_t direction) {
+  CHECK(pcap_setdirection(p, direction) == 0, "%s", pcap_geterr(p));
+}
+
+inline std::vector<int> datalinks_of(pcap_t* p) {
+  int* list = nullptr;
+  const int count = pcap_list_datalinks(p, &list);
+  CHECK(count >= 0, "%s", pcap_geterr(p));
+  std::vector<int> types(list, list + count);
+  pcap_free_datalinks(list);
+  return types;
+}
+
+inline void set_datalink(pcap_t* p, int type) {
+  CHECK(pcap_set_datalink(p, type) == 0, "%s", pcap_geterr(p));
+  CHECK(pcap_datalink(p) == type, "%d, not %d", pcap_datalink(p), type);
 }
 
 struct Packet {
@@ -148,6 +183,36 @@ inline pcap_stat stats_of(pcap_t* p) {
   return stats;
 }
 
+/// Waits until `count` frames have come to the handle's ring, read or not.
+inline void wait_until_received(pcap_t* p, unsigned count) {
+  while (stats_of(p).ps_recv < count) std::this_thread::yield();
+}
+
+/// Sends large frames that nobody reads until the ring has no room for them; returns how many.
+inline std::uint32_t overrun(pcap_t* p, const Sender& sender, std::uint32_t first) {
+  constexpr std::uint32_t kBatch = 500;
+  const unsigned dropped = stats_of(p).ps_drop;
+  std::uint32_t sent = 0;
+  while (stats_of(p).ps_drop == dropped) {
+    sender.send(first + sent, kBatch, 1400);
+    sent += kBatch;
+  }
+  return sent;
+}
+
+inline bool readable(int fd, int timeout_ms) {
+  pollfd ready = {.fd = fd, .events = POLLIN, .revents = 0};
+  return poll(&ready, 1, timeout_ms) == 1 && (ready.revents & POLLIN) != 0;
+}
+
+inline bool selectable(int fd, int seconds) {
+  fd_set set;
+  FD_ZERO(&set);
+  FD_SET(fd, &set);
+  timeval limit = {.tv_sec = seconds, .tv_usec = 0};
+  return select(fd + 1, &set, nullptr, nullptr, &limit) == 1 && FD_ISSET(fd, &set);
+}
+
 /// How many descriptors this process has.
 inline std::size_t count_descriptors() {
   std::size_t count = 0;
@@ -156,6 +221,12 @@ inline std::size_t count_descriptors() {
   while (readdir(directory) != nullptr) ++count;
   closedir(directory);
   return count - 3;  // ".", ".." and the directory's own
+}
+
+using Clock = std::chrono::steady_clock;
+
+inline double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 /// Waits until a thread of this process sleeps, as one does that waits for packets.

@@ -75,6 +75,18 @@ make_link() {
     wait_until 5 carrier "$NS_SEE" see0
 }
 
+# make_ports COUNT: more such pairs, until there are see0 to see(COUNT-1).
+make_ports() {
+  local i
+  for ((i = 1; i < $1; i++)); do
+    echo "link add play$i netns $NS_PLAY mtu 65535 type veth peer name see$i netns $NS_SEE mtu 65535"
+  done | ip -batch - &&
+    for ((i = 1; i < $1; i++)); do echo "link set play$i arp off up"; done | ip -n "$NS_PLAY" -batch - &&
+    for ((i = 1; i < $1; i++)); do echo "link set see$i arp off up"; done | ip -n "$NS_SEE" -batch - ||
+    return
+  for ((i = 1; i < $1; i++)); do wait_until 5 carrier "$NS_SEE" "see$i" || return; done
+}
+
 carrier() { [[ $(ip -n "$1" -o link show "$2") == *LOWER_UP* ]]; }
 
 in_play() { ip netns exec "$NS_PLAY" "$@"; }
