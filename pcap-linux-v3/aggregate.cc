@@ -154,13 +154,7 @@ void pcapv3_aggregate::look() {
 /// Waits until something may go, or only takes what events there are if the handle does not block.
 /// False, with the handle's error text, if it can't.
 bool pcapv3_aggregate::wait() {
-  if (!nonblocking_) {
-    if (merge_.holds()) {
-      wait_.wake_in(until(merge_.ripe_ns()));
-    } else {
-      wait_.do_not_wake();
-    }
-  }
+  if (!nonblocking_) wake_in_time();
   pcapv3::Wait::Events events;
   drain_.set_waiting(true);
   const bool ok = wait_.collect(!nonblocking_, events);
@@ -177,12 +171,20 @@ bool pcapv3_aggregate::wait() {
 /// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
 /// it may.
 int pcapv3_aggregate::leave(int status) {
+  wake_in_time();
+  return status;
+}
+
+/// Has an event made for what time alone brings about: packets that may go, or the end of a port
+/// that is gone, which nothing else may tell of any more.
+void pcapv3_aggregate::wake_in_time() {
   if (merge_.holds()) {
     wait_.wake_in(until(merge_.ripe_ns()));
+  } else if (leaving_ != 0) {
+    wait_.wake_in(until(gone_ns_ + window_ns_));
   } else {
     wait_.do_not_wake();
   }
-  return status;
 }
 
 /// Ends a read that a break is to end; see pcapv3_port::end_drain.

@@ -58,6 +58,7 @@ struct pcapv3_aggregate {
   void look();
   int corrupt_block();
   bool wait();
+  void wake_in_time();
   int drained(bool complete);
   int leave(int status);
   void check_ports(const pcapv3::Wait::Events& events);
