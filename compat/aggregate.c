@@ -330,6 +330,7 @@ static int aggregate_activate(pcap_t* p) {
   }
   pcapv3_aggregate_set_endless(a->module, p->opt.timeout == 0);
   p->fd = p->selectable_fd = pcapv3_aggregate_descriptor(a->module);
+  if (pcapv3_aggregate_hides_descriptor(a->module, p->opt.timeout)) p->selectable_fd = -1;
   p->read_op = aggregate_read;
   p->inject_op = aggregate_inject;
   p->setfilter_op = aggregate_setfilter;

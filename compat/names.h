@@ -12,6 +12,7 @@
 #define FIND_DEVICES pcapint_platform_finddevs
 #define FIND_DEVICE pcapint_find_dev
 #define ADD_DEVICE pcapint_add_dev
+#define ONESHOT pcapint_oneshot
 #define INSTALL_FILTER pcapint_install_bpf_program
 #define FILTER_WITH_AUX_DATA pcapint_filter_with_aux_data
 #else
@@ -21,6 +22,7 @@
 #define FIND_DEVICES pcap_platform_finddevs
 #define FIND_DEVICE find_dev
 #define ADD_DEVICE add_dev
+#define ONESHOT pcap_oneshot
 #define INSTALL_FILTER install_bpf_program
 #define FILTER_WITH_AUX_DATA pcap_filter_with_aux_data
 #endif

@@ -234,7 +234,22 @@ void pcap_linux_look(pcap_t* p, struct pcap_linux_view* view) {
                     p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
 }
 
-int pcap_linux_wait(pcap_t* p) { return pcap_wait_for_frames_mmap(p); }
+int pcap_linux_wait(pcap_t* p) {
+  struct pcap_linux* stock = &joined(p)->stock;
+  if (p->selectable_fd != -1 || stock->poll_timeout == 0 || stock->timeout <= 0) {
+    return pcap_wait_for_frames_mmap(p);
+  }
+  /* The program has nothing to select on and relies on the time-out, which stock code leaves to the
+   * ring: then nothing ends a wait on an idle link. */
+  struct pollfd events[] = {{.fd = p->fd, .events = POLLIN},
+                            {.fd = stock->poll_breakloop_fd, .events = POLLIN}};
+  if (poll(events, 2, stock->timeout) != 0) return pcap_wait_for_frames_mmap(p);
+  const int poll_timeout = stock->poll_timeout;
+  stock->poll_timeout = 0; /* only looks whether the interface is there */
+  const int status = pcap_wait_for_frames_mmap(p);
+  stock->poll_timeout = poll_timeout;
+  return status;
+}
 
 volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* p) {
   return joined(p)->aggregate != NULL ? &joined(p)->aggregate->break_loop : &p->break_loop;
@@ -308,6 +323,18 @@ static int port_stats(pcap_t* p, struct pcap_stat* stats) {
 static void port_breakloop(pcap_t* p) {
   pcapv3_break(joined(p)->port);
   pcap_breakloop_linux(p);
+}
+
+/* pcap_next(3PCAP) and pcap_next_ex(3PCAP) lend the packet out of its block, which stays the
+ * reader's until the next call. But for a block's last packet: while its block is kept, the socket
+ * calls itself readable (af_packet.c: packet_poll) and select(2) would not wait. */
+static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u_char* bytes) {
+  const pcap_t* p = ((struct oneshot_userdata*)user)->pd;
+  if (pcapv3_can_lend(joined((pcap_t*)p)->port)) {
+    ONESHOT(user, header, bytes);
+  } else {
+    pcap_oneshot_linux(user, header, bytes);
+  }
 }
 
 static void leave_port(pcap_t* p) {
@@ -390,6 +417,8 @@ static int port_activate(pcap_t* p) {
   p->stats_op = port_stats;
   p->breakloop_op = port_breakloop;
   p->cleanup_op = port_cleanup;
+  p->oneshot_callback = port_oneshot;
+  if (pcapv3_hides_descriptor(port)) p->selectable_fd = -1;
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
   pcapv3_refresh(port);
   return status;

@@ -43,6 +43,12 @@ std::uint32_t pcapv3_aggregate::most_retire_ms() const {
                                    kMostRetireMs);
 }
 
+bool pcapv3_aggregate::hides_descriptor(int timeout_ms) {
+  const bool hides = settings_.hides_descriptor_from(program_invocation_short_name);
+  if (hides && timeout_ms > 0) timeout_ns_ = static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
+  return hides;
+}
+
 bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
   if (!merge_.add(index, port.source(), port.counters()))
     return error_.set("no memory to merge the ports in");
@@ -95,6 +101,7 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   int delivered = 0;
   bool looked = false;  // at packets, if only to reject them
   bool collected = false;
+  give_up_ns_ = 0;
 
   for (unsigned i = 0; i < count_; ++i) {
     if (ports_[i] != nullptr) ports_[i]->begin_read();
@@ -130,6 +137,7 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
       return leave(delivered);
     }
     if (!has_ports() || !wait()) return PCAP_ERROR;
+    if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
     collected = true;
   }
 }
@@ -154,7 +162,10 @@ void pcapv3_aggregate::look() {
 /// Waits until something may go, or only takes what events there are if the handle does not block.
 /// False, with the handle's error text, if it can't.
 bool pcapv3_aggregate::wait() {
-  if (!nonblocking_) wake_in_time();
+  if (!nonblocking_) {
+    if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
+    wake_in_time();
+  }
   pcapv3::Wait::Events events;
   drain_.set_waiting(true);
   const bool ok = wait_.collect(!nonblocking_, events);
@@ -178,12 +189,17 @@ int pcapv3_aggregate::leave(int status) {
 /// Has an event made for what time alone brings about: packets that may go, or the end of a port
 /// that is gone, which nothing else may tell of any more.
 void pcapv3_aggregate::wake_in_time() {
+  std::uint64_t when = ~std::uint64_t{0};
   if (merge_.holds()) {
-    wait_.wake_in(until(merge_.ripe_ns()));
+    when = merge_.ripe_ns();
   } else if (leaving_ != 0) {
-    wait_.wake_in(until(gone_ns_ + window_ns_));
-  } else {
+    when = gone_ns_ + window_ns_;
+  }
+  if (give_up_ns_ != 0) when = std::min(when, give_up_ns_);
+  if (when == ~std::uint64_t{0}) {
     wait_.do_not_wake();
+  } else {
+    wait_.wake_in(until(when));
   }
 }
 

@@ -44,6 +44,7 @@ struct pcapv3_aggregate {
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
   void set_endless(bool endless) { endless_ = endless; }
   int descriptor() const { return wait_.descriptor(); }
+  bool hides_descriptor(int timeout_ms);
   std::uint32_t most_retire_ms() const;
 
   /// Delivers as the ports' plans tell, which have changed.
@@ -82,6 +83,8 @@ struct pcapv3_aggregate {
   std::uint64_t missing_ = 0;  // and those that were closed for that
   std::uint64_t gone_ns_ = 0;  // when the last of them went
   std::uint64_t window_ns_ = 0;
+  std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
+  std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
   bool nonblocking_ = false;
   bool endless_ = false;
 };

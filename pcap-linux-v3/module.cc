@@ -35,6 +35,8 @@ unsigned pcapv3_block_bytes(const pcapv3_port* port) { return port->ring().geome
 unsigned pcapv3_block_index(const pcapv3_port* port) { return port->block_index(); }
 void pcapv3_refresh(pcapv3_port* port) { port->refresh(); }
 void pcapv3_filter_set(pcapv3_port* port) { port->filter_set(); }
+int pcapv3_can_lend(const pcapv3_port* port) { return port->can_lend() ? 1 : 0; }
+int pcapv3_hides_descriptor(const pcapv3_port* port) { return port->hides_descriptor() ? 1 : 0; }
 void pcapv3_break(pcapv3_port* port) { port->on_break(); }
 int pcapv3_closed_books(const pcapv3_port* port, pcap_stat* stats) {
   return port->closed_books(*stats) ? 1 : 0;
@@ -88,6 +90,9 @@ void pcapv3_aggregate_set_endless(pcapv3_aggregate* aggregate, int endless) {
 }
 int pcapv3_aggregate_descriptor(const pcapv3_aggregate* aggregate) {
   return aggregate->descriptor();
+}
+int pcapv3_aggregate_hides_descriptor(pcapv3_aggregate* aggregate, int timeout_ms) {
+  return aggregate->hides_descriptor(timeout_ms) ? 1 : 0;
 }
 int pcapv3_aggregate_read(pcapv3_aggregate* aggregate, int count, pcap_handler callback,
                           u_char* user) {

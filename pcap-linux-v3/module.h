@@ -73,6 +73,13 @@ void pcapv3_filter_set(struct pcapv3_port* port);
 /* Reads packets; a read_op of libpcap: pcap_dispatch(3PCAP) tells what it returns. */
 int pcapv3_read(struct pcapv3_port* port, int count, pcap_handler callback, u_char* user);
 
+/* In the callback: whether the packet stays where it is until the next pcapv3_read(), because
+ * others of its block are still to be read. */
+int pcapv3_can_lend(const struct pcapv3_port* port);
+
+/* Whether the program is one of those that are to have no descriptor to select on. */
+int pcapv3_hides_descriptor(const struct pcapv3_port* port);
+
 /* pcap_breakloop(3PCAP) is being called: from any thread or in a signal handler. To be called
  * before the break flag is set. */
 void pcapv3_break(struct pcapv3_port* port);
@@ -134,8 +141,11 @@ void pcapv3_aggregate_remove(struct pcapv3_aggregate* aggregate, unsigned index)
 void pcapv3_aggregate_set_nonblocking(struct pcapv3_aggregate* aggregate, int nonblocking);
 void pcapv3_aggregate_set_endless(struct pcapv3_aggregate* aggregate, int endless);
 
-/* For select(2), poll(2) and epoll(7): readable whenever a packet can be delivered. */
+/* For select(2), poll(2) and epoll(7): readable whenever a packet can be delivered. And whether the
+ * program is one of those that are not to have it, whose reads return after `timeout_ms`, if that
+ * is above 0, without a packet. */
 int pcapv3_aggregate_descriptor(const struct pcapv3_aggregate* aggregate);
+int pcapv3_aggregate_hides_descriptor(struct pcapv3_aggregate* aggregate, int timeout_ms);
 
 /* As pcapv3_read() and pcapv3_break(). After the break flag is set, pcapv3_aggregate_wake() ends a
  * wait; from any thread or in a signal handler. */

@@ -79,6 +79,10 @@ bool pcapv3_port::takes_immediate() const {
   return pcapv3::kernel_is_at_least(6, 18);
 }
 
+bool pcapv3_port::hides_descriptor() const {
+  return settings_.hides_descriptor_from(program_invocation_short_name);
+}
+
 int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   pcapv3::RingWish w;
   w.tool_bytes = wish.buffer_bytes;
@@ -207,6 +211,11 @@ int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
       if (delivered > 0 || (looked && !endless_)) return delivered;
       const int status = wait();
       if (status != 0) return status;
+      if (*break_flag_ != 0 && !source_.open()) {
+        // Stock code sees it only when something else ends its wait, if the handle does not block.
+        *break_flag_ = 0;
+        if (!drain_.start()) return PCAP_ERROR_BREAK;
+      }
       if (!source_.open() && !endless_ && !drain_.active()) return 0;
     }
   }

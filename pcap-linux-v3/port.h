@@ -49,8 +49,11 @@ struct pcapv3_port {
   unsigned block_index() const { return source_.index(); }
   const char* error() const { return error_.c_str(); }
 
+  bool hides_descriptor() const;
+
   // Reading a handle of its own.
   int read(int count, pcap_handler callback, u_char* user);
+  bool can_lend() const { return !drain_.active() && source_.cursor().left() > 1; }
   void on_break() { drain_.on_break(); }
   bool closed_books(pcap_stat& stats) const;
   void count(unsigned packets, unsigned drops, unsigned freezes);

@@ -103,6 +103,8 @@ bool Settings::read(const char* const* environment, ErrorText& error) {
       ok = parse_immediate(name, value, immediate, error);
     } else if (equal(name, "PCAPV3_DRAIN")) {
       ok = parse_on_off(name, value, drain, error);
+    } else if (equal(name, "PCAPV3_BLOCKING")) {
+      blocking = value;
     } else if (equal(name, "PCAPV3_STATS")) {
       stats = value;
     } else if (equal(name, "PCAPV3_DEBUG")) {
@@ -113,6 +115,20 @@ bool Settings::read(const char* const* environment, ErrorText& error) {
     if (!ok) return false;
   }
   return true;
+}
+
+bool Settings::hides_descriptor_from(const char* program) const {
+  // Wireshark's capture program (dumpcap.c: capture_loop_dispatch) calls select() and then asks for
+  // one packet, each time.
+  if (blocking == nullptr || *blocking == '\0') return equal(program, "dumpcap");
+  if (equal(blocking, "off")) return false;
+  const std::size_t length = std::strlen(program);
+  for (const char* name = blocking;; ++name) {
+    const std::size_t bytes = std::strcspn(name, ",");
+    if (bytes == length && std::strncmp(name, program, bytes) == 0) return true;
+    name += bytes;
+    if (*name == '\0') return equal(program, "dumpcap");
+  }
 }
 
 bool switched_off() {

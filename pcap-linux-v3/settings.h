@@ -26,6 +26,7 @@ struct Settings {
   std::uint32_t window_ms = 0;                ///< PCAPV3_WINDOW; 0: not set.
   const char* ports = nullptr;                ///< PCAPV3_PORTS, not looked into.
   bool drain = true;                          ///< PCAPV3_DRAIN.
+  const char* blocking = nullptr;             ///< PCAPV3_BLOCKING.
   const char* stats = nullptr;                ///< PCAPV3_STATS: "stderr" or a file's path.
   const char* debug = nullptr;                ///< PCAPV3_DEBUG: likewise.
 
@@ -34,6 +35,10 @@ struct Settings {
   /// value can't be used or a name with the prefix is unknown: a misspelt setting must not pass
   /// unseen.
   bool read(const char* const* environment, ErrorText& error);
+
+  /// Whether handles of `program` are to have no descriptor to select on: it waits on that before
+  /// each packet, and does without if there is none.
+  bool hides_descriptor_from(const char* program) const;
 };
 
 /// Whether PCAPV3=off asks for stock libpcap. Any other value is left for Settings::read to judge.

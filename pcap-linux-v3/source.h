@@ -35,6 +35,7 @@ class Source {
 
   /// The open block's packets.
   PacketCursor& cursor() { return cursor_; }
+  const PacketCursor& cursor() const { return cursor_; }
 
   /// Gives the open block back and steps on to the next.
   void close() {
