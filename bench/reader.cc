@@ -191,8 +191,9 @@ void run_count(const char* interface, char** command, bool timed) {
               100.0 * stats.ps_drop / std::max(stats.ps_recv, 1u),
               cpu / static_cast<double>(std::max<std::uint64_t>(count.packets, 1)));
   if (timed) {
-    std::printf("median_us %.0f p99_us %.0f max_us %.0f\n", quantile(count.latencies_us, 0.5),
-                quantile(count.latencies_us, 0.99), quantile(count.latencies_us, 1));
+    std::printf("median_us %.0f p99_us %.0f p999_us %.0f max_us %.0f\n",
+                quantile(count.latencies_us, 0.5), quantile(count.latencies_us, 0.99),
+                quantile(count.latencies_us, 0.999), quantile(count.latencies_us, 1));
   }
   pcap_close(handle);
 }

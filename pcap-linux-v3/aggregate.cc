@@ -73,6 +73,7 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
 void pcapv3_aggregate::remove(unsigned index) {
   merge_.remove(index);
   ports_[index] = nullptr;
+  follow_ports();  // the plan may have named that port's filter
 }
 
 /// What the ports' plans have in common, which is nearly all. Where only some run a filter here,

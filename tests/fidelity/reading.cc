@@ -360,22 +360,22 @@ void break_before_read() {
     if (nonblocking) set_nonblock(p);
     Packets packets;
     for (const bool traffic : {false, true}) {
+      const bool idle = nonblocking && !traffic;
       note("packets there", "%d", traffic);
       if (traffic) {
         send_and_wait(p, peer(), 0, 10);
         wait_until_readable(p);
       }
       pcap_breakloop(p);
-      note_dispatch("dispatch", p);
+      note_dispatch(idle ? "idle: dispatch" : "dispatch", p);
       pcap_breakloop(p);
-      note_next_ex("next_ex", p);
+      note_next_ex(idle ? "idle: next_ex" : "next_ex", p);
       pcap_breakloop(p);
       note_next("next", p);
       pcap_breakloop(p);
       pcap_breakloop(p);
-      // With neither packets nor blocking, stock libpcap does not notice a break, and loops
-      // forever.
-      if (traffic || !nonblocking) {
+      // Stock libpcap does not notice a break then, and loops forever.
+      if (!idle) {
         note_status("loop, broken twice", pcap_loop(p, -1, keep, user(packets)), p);
       }
     }
