@@ -98,4 +98,23 @@ TEST_CASE("a very long name or value can't overrun the text") {
   CHECK(o.error.size() < PCAP_ERRBUF_SIZE);
 }
 
+TEST_CASE("dumpcap has no descriptor to select on, unless that is off, and others if they are named") {
+  const auto hides = [](const char* setting, const char* program) {
+    Settings settings;
+    settings.blocking = setting;
+    return settings.hides_descriptor_from(program);
+  };
+  CHECK(hides(nullptr, "dumpcap"));
+  CHECK_FALSE(hides(nullptr, "tcpdump"));
+  CHECK_FALSE(hides("off", "dumpcap"));
+  CHECK_FALSE(hides("off", "off"));
+  for (const char* setting : {"one", "one,two", "two,one", "x,one,y"}) {
+    CHECK(hides(setting, "one"));
+    CHECK(hides(setting, "dumpcap"));
+    CHECK_FALSE(hides(setting, "on"));
+    CHECK_FALSE(hides(setting, "ones"));
+    CHECK_FALSE(hides(setting, "three"));
+  }
+}
+
 }  // namespace pcapv3
