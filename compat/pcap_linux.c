@@ -51,15 +51,16 @@ const char* stock_lib_version(void);
 
 /* A handle as it is allocated here: libpcap's struct, stock code's private one behind it, and what
  * joins it to the module behind that. All zero at first (pcap.c: pcap_alloc_pcap_t). */
-#define HANDLE_WITH_PORT(stock_type)                        \
-  struct {                                                  \
-    pcap_t handle;                                          \
-    stock_type stock;                                       \
-    struct pcapv3_port* port; /* NULL: a stock handle */    \
-    int immediate;            /* what the tool asked for */ \
-    pcap_t* aggregate;        /* that reads it, or NULL */  \
-    int cooked;               /* as that wants it: */       \
-    unsigned most_retire_ms;  /* member_prepare() */        \
+#define HANDLE_WITH_PORT(stock_type)                            \
+  struct {                                                      \
+    pcap_t handle;                                              \
+    stock_type stock;                                           \
+    struct pcapv3_port* port;     /* NULL: a stock handle */    \
+    int immediate;                /* what the tool asked for */ \
+    pcap_handler copying_oneshot; /* stock code's */            \
+    pcap_t* aggregate;            /* that reads it, or NULL */  \
+    int cooked;                   /* as that wants it: */       \
+    unsigned most_retire_ms;      /* member_prepare() */        \
   }
 #undef PCAP_CREATE_COMMON
 #define PCAP_CREATE_COMMON(ebuf, type) \
@@ -333,7 +334,7 @@ static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u
   if (pcapv3_can_lend(joined((pcap_t*)p)->port)) {
     ONESHOT(user, header, bytes);
   } else {
-    pcap_oneshot_linux(user, header, bytes);
+    joined((pcap_t*)p)->copying_oneshot(user, header, bytes);
   }
 }
 
@@ -417,6 +418,7 @@ static int port_activate(pcap_t* p) {
   p->stats_op = port_stats;
   p->breakloop_op = port_breakloop;
   p->cleanup_op = port_cleanup;
+  joined(p)->copying_oneshot = p->oneshot_callback;
   p->oneshot_callback = port_oneshot;
   if (pcapv3_hides_descriptor(port)) p->selectable_fd = -1;
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
