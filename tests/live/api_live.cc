@@ -536,7 +536,7 @@ void wait_outside() {
   for (int round = 0; round < 20; ++round) {
     CHECK(!readable(fd, 0) && !selectable(fd, 0), "readable without packets, round %d", round);
     sender.send(0, 5);
-    CHECK(selectable(fd, 5) && readable(fd, 0), "not readable with packets, round %d", round);
+    CHECK(selectable(fd, 5000) && readable(fd, 0), "not readable with packets, round %d", round);
     check_sequence(take_until(p, 4), 0, 4);
   }
   // Part of what came is read: a program that waits now must not miss the rest.

@@ -205,11 +205,11 @@ inline bool readable(int fd, int timeout_ms) {
   return poll(&ready, 1, timeout_ms) == 1 && (ready.revents & POLLIN) != 0;
 }
 
-inline bool selectable(int fd, int seconds) {
+inline bool selectable(int fd, int timeout_ms) {
   fd_set set;
   FD_ZERO(&set);
   FD_SET(fd, &set);
-  timeval limit = {.tv_sec = seconds, .tv_usec = 0};
+  timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
   return select(fd + 1, &set, nullptr, nullptr, &limit) == 1 && FD_ISSET(fd, &set);
 }
 

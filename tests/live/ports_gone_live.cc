@@ -1,0 +1,232 @@
+// Ports of a handle on several that go down or away, and come back; and the end, when none is left.
+// Run by ports.test as ports_live.cc is, on see60 to see63, which nothing else uses.
+#include <net/if.h>
+
+#include <atomic>
+
+#include "capture.h"
+#include "frames.h"
+#include "harness.h"
+#include "ports.h"
+
+namespace pcapv3::live {
+namespace {
+
+constexpr char kPorts[] = "see60,see61";
+constexpr unsigned kStays = 60;
+constexpr unsigned kGoes = 61;
+
+/// Reads until the record has `text`, so that the library has done what it tells of.
+void read_until_told(pcap_t* p, const Record& debug, const std::string& text, Packets& packets) {
+  while (debug.text().find(text) == std::string::npos) {
+    readable(pcap_get_selectable_fd(p), 20);
+    CHECK(pcap_dispatch(p, -1, keep, user(packets)) >= 0, "%s", pcap_geterr(p));
+  }
+}
+
+/// Reads until `count` packets are there.
+void read_until(pcap_t* p, std::size_t count, Packets& packets) {
+  while (packets.size() < count) {
+    readable(pcap_get_selectable_fd(p), 100);
+    const int taken = pcap_dispatch(p, -1, keep, user(packets));
+    CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(p));
+  }
+}
+
+/// How many packets are those of `port`, which are frames `first`, `first + step`, ... in order.
+std::size_t check_port(const Packets& packets, unsigned port, std::uint32_t first,
+                       std::uint32_t step = 1) {
+  std::size_t count = 0;
+  for (const Packet& packet : packets) {
+    const std::uint32_t number = number_of(packet.bytes);
+    if (sender_of(number) != port) continue;
+    CHECK(unmarked(number) == first, "frame %u of port %u came where %u was due", unmarked(number),
+          port, first);
+    first += step;
+    ++count;
+  }
+  return count;
+}
+
+void down_and_up() {
+  Record stats("PCAPV3_STATS");
+  {
+    const Handle handle = open_capture({.device = kPorts});
+    pcap_t* p = handle.get();
+    set_nonblock(p);
+    Packets packets;
+    const Players players(2, kStays);
+    players.send(0, 100);
+    read_until(p, 200, packets);
+    ip("link set " + see(kGoes) + " down");
+    players[kStays].send(marked(kStays, 100), 100);
+    read_until(p, 300, packets);
+    ip("link set " + see(kGoes) + " up");
+    // Its carrier comes back by a work queue of the kernel's: until then the frames are dropped.
+    const std::string path = "/sys/class/net/" + see(kGoes) + "/operstate";
+    for (std::string state; state != "up";) std::getline(std::ifstream(path), state);
+    const Players again(2, kStays);
+    again[kStays].send(marked(kStays, 200), 100);
+    again[kGoes].send(marked(kGoes, 100), 100);
+    read_until(p, 500, packets);
+    CHECK(check_port(packets, kStays, 0) == 300, "port %u", kStays);
+    CHECK(check_port(packets, kGoes, 0) == 200, "port %u", kGoes);
+    CHECK(stats_of(p).ps_recv == 500, "%u received", stats_of(p).ps_recv);
+  }
+  CHECK(figure(stats.text(), see(kGoes), "delivered") == 200, "%s", stats.text().c_str());
+}
+
+void gone_and_back(int link_type) {
+  Record debug("PCAPV3_DEBUG");
+  const Handle handle = open_capture({.device = kPorts});
+  pcap_t* p = handle.get();
+  set_nonblock(p);
+  set_datalink(p, link_type);
+  set_direction(p, PCAP_D_IN);
+  // In an Ethernet frame and after a cooked header, the lowest byte of a frame's number.
+  set_filter(p, link_type == DLT_LINUX_SLL2 ? "link[27] & 1 = 1" : kOdd);
+  Packets packets;
+  {
+    const Players players(2, kStays);
+    players.send(0, 100);
+    // Unread, and the last of them in a block that the kernel still has.
+    ip("link delete " + see(kGoes));
+    players[kStays].send(marked(kStays, 100), 100);
+  }
+  read_until_told(p, debug, see(kGoes) + ": closed until it comes back", packets);
+  read_until(p, 150, packets);
+  CHECK(check_port(packets, kStays, 1, 2) == 100, "port %u", kStays);
+  CHECK(check_port(packets, kGoes, 1, 2) == 50, "port %u", kGoes);
+  CHECK(stats_of(p).ps_recv == 150, "%u received", stats_of(p).ps_recv);
+
+  make_port(kGoes);
+  packets.clear();
+  read_until_told(p, debug, see(kGoes) + ": back", packets);
+  const Players players(2, kStays);
+  const Sender out(see(kGoes).c_str());
+  out.send(marked(kGoes, 1), 99);  // the other way
+  players.send(200, 100);
+  read_until(p, 100, packets);
+  CHECK(check_port(packets, kStays, 201, 2) == 50, "port %u", kStays);
+  CHECK(check_port(packets, kGoes, 201, 2) == 50, "port %u", kGoes);
+  CHECK(pcap_datalink(p) == link_type, "link type %d", pcap_datalink(p));
+  const unsigned index = if_nametoindex(see(kGoes).c_str());
+  for (const Packet& packet : packets) {
+    if (link_type != DLT_LINUX_SLL2 || sender_of(number_of(packet.bytes)) != kGoes) continue;
+    CHECK(read32(&packet.bytes[4]) == index, "index %u, not %u", read32(&packet.bytes[4]), index);
+  }
+  // The counts of the port that went are still in.
+  CHECK(stats_of(p).ps_recv >= 250, "%u received", stats_of(p).ps_recv);
+  CHECK(stats_of(p).ps_drop == 0, "%u dropped", stats_of(p).ps_drop);
+}
+
+void gone_and_back_under_traffic() {
+  // The other port's packets all come, in order, through three rounds.
+  constexpr std::uint32_t kFrames = 30000;
+  Record debug("PCAPV3_DEBUG");
+  const Handle handle = open_capture({.device = kPorts, .buffer_bytes = 32 << 20});
+  pcap_t* p = handle.get();
+  std::atomic<bool> stop = false;
+  std::thread traffic([&] {
+    const Sender sender(play(kStays).c_str(), link_arguments().peer);
+    for (std::uint32_t i = 0; i < kFrames; ++i) {
+      sender.send({.number = marked(kStays, i)});
+      if (i % 20 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  std::thread changes([&] {
+    for (int round = 0; round < 3; ++round) {
+      ip("link delete " + see(kGoes));
+      make_port(kGoes);
+    }
+    stop = true;
+  });
+  Packets packets;
+  while (!stop || packets.size() < kFrames) {
+    const int taken = pcap_dispatch(p, -1, keep, user(packets));
+    CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(p));
+    if (packets.size() >= kFrames) break;
+  }
+  traffic.join();
+  changes.join();
+  CHECK(check_port(packets, kStays, 0) == kFrames, "%zu packets", packets.size());
+  CHECK(stats_of(p).ps_drop == 0, "%u dropped", stats_of(p).ps_drop);
+}
+
+/// Both are gone: what had come is delivered, and then there is stock code's error.
+void last_one_gone(bool blocking) {
+  constexpr std::uint32_t kFrames = 500;
+  const Handle handle = open_capture({.device = kPorts, .timeout_ms = 1000});
+  pcap_t* p = handle.get();
+  Packets packets;
+  int status = 0;
+  const auto remove = [] {
+    {
+      const Players players(2, kStays);
+      players.send(0, kFrames);
+    }
+    ip("link delete " + see(kGoes));
+    ip("link delete " + see(kStays));
+  };
+  if (blocking) {
+    const pid_t reader = getpid();
+    std::thread other([&] {
+      wait_until_asleep(reader);
+      remove();
+    });
+    status = pcap_loop(p, -1, keep, user(packets));
+    other.join();
+  } else {
+    set_nonblock(p);
+    remove();
+    const Waiter waiter(Waiting::kSelect, pcap_get_selectable_fd(p));
+    while (status >= 0) {
+      CHECK(waiter.wait(5000), "not readable after %zu packets and no error", packets.size());
+      status = pcap_dispatch(p, -1, keep, user(packets));
+    }
+  }
+  const std::string text = pcap_geterr(p);
+  CHECK(status == PCAP_ERROR && text == "The interface disappeared", "status %d, %s", status,
+        text.c_str());
+  CHECK(check_port(packets, kStays, 0) == kFrames, "of port %u", kStays);
+  CHECK(check_port(packets, kGoes, 0) == kFrames, "of port %u", kGoes);
+  CHECK(stats_of(p).ps_recv == 2 * kFrames, "%u received", stats_of(p).ps_recv);
+  // It stays so.
+  status = pcap_dispatch(p, -1, keep, user(packets));
+  CHECK(status == PCAP_ERROR, "status %d", status);
+  make_port(kStays);
+  make_port(kGoes);
+}
+
+void closed_while_one_is_gone() {
+  const std::size_t before = count_descriptors();
+  {
+    Record debug("PCAPV3_DEBUG");
+    const Handle handle = open_capture({.device = kPorts});
+    pcap_t* p = handle.get();
+    set_nonblock(p);
+    ip("link delete " + see(kGoes));
+    Packets packets;
+    read_until_told(p, debug, see(kGoes) + ": closed until it comes back", packets);
+    CHECK(packets.empty(), "%zu packets", packets.size());
+  }
+  CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);
+  make_port(kGoes);
+}
+
+const Test kTests[] = {
+    {"one port goes down and comes up", down_and_up},
+    {"one port goes and comes back: filter, direction, counts", [] { gone_and_back(DLT_EN10MB); }},
+    {"the same on LINUX_SLL2", [] { gone_and_back(DLT_LINUX_SLL2); }},
+    {"the other port misses nothing meanwhile", gone_and_back_under_traffic},
+    {"a handle is closed while a port is gone", closed_while_one_is_gone},
+    {"the last one goes, in a loop that blocks", [] { last_one_gone(true); }},
+    {"the last one goes, with select", [] { last_one_gone(false); }},
+};
+
+}  // namespace
+}  // namespace pcapv3::live
+
+int main(int argc, char** argv) {
+  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
+}
