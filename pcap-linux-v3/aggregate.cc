@@ -100,15 +100,20 @@ void pcapv3_aggregate::follow_ports() {
 int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   const int most = count <= 0 ? INT_MAX : count;
   int delivered = 0;
-  bool looked = false;  // at packets, if only to reject them
-  bool collected = false;
+  bool looked = false;     // at packets, if only to reject them
+  bool collected = false;  // events
   give_up_ns_ = 0;
+  // A program with a descriptor may have waited by select(2) for an event that brings nothing, such
+  // as a block that was read already: its read must not wait on then.
+  const bool waits_on = !nonblocking_ && (endless_ || timeout_ns_ != 0);
 
   for (unsigned i = 0; i < count_; ++i) {
     if (ports_[i] != nullptr) ports_[i]->begin_read();
   }
   drain_.begin_read(most > 1);
   merge_.set_cap(pcapv3::kEndOfTime);
+  // To be asked before that block is given back, which takes the event away.
+  if (!nonblocking_ && !waits_on && merge_.done() && !collect(false, collected)) return PCAP_ERROR;
   for (;;) {
     if (*break_flag_ != 0) {
       *break_flag_ = 0;
@@ -134,10 +139,15 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
       poll(nullptr, 0, 2);
       continue;
     }
-    if (delivered > 0 || (looked && !endless_) || (nonblocking_ && collected)) {
-      return leave(delivered);
+    if (delivered > 0 || (looked && !endless_)) return leave(delivered);
+    if (!has_ports()) return PCAP_ERROR;
+    if (collected && !waits_on) return leave(0);
+    if (!nonblocking_) {
+      if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
+      wake_in_time();
     }
-    if (!has_ports() || !wait()) return PCAP_ERROR;
+    bool some;
+    if (!collect(!nonblocking_, some)) return PCAP_ERROR;
     if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
     collected = true;
   }
@@ -160,22 +170,19 @@ void pcapv3_aggregate::look() {
   merge_.look(pcapv3::realtime_ns());
 }
 
-/// Waits until something may go, or only takes what events there are if the handle does not block.
-/// False, with the handle's error text, if it can't.
-bool pcapv3_aggregate::wait() {
-  if (!nonblocking_) {
-    if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
-    wake_in_time();
-  }
+/// Takes the events that there are, with `block` once there are some; `some` tells whether. False,
+/// with the handle's error text, if it can't.
+bool pcapv3_aggregate::collect(bool block, bool& some) {
   pcapv3::Wait::Events events;
   drain_.set_waiting(true);
-  const bool ok = wait_.collect(!nonblocking_, events);
+  const bool ok = wait_.collect(block, events);
   drain_.set_waiting(false);
   if (!ok) {
     error_.set("can't wait for packets: %s", std::strerror(errno));
     pcap_linux_error(handle_, error_.c_str());
     return false;
   }
+  some = events.some;
   check_ports(events);
   return true;
 }

@@ -58,7 +58,7 @@ struct pcapv3_aggregate {
  private:
   void look();
   int corrupt_block();
-  bool wait();
+  bool collect(bool block, bool& some);
   void wake_in_time();
   int drained(bool complete);
   int leave(int status);

@@ -78,6 +78,7 @@ bool Wait::collect(bool block, Events& events) {
   do {
     count = epoll_wait(events_, got, kAtOnce, block ? -1 : 0);
     if (count < 0) return errno == EINTR;
+    events.some = events.some || count > 0;
     for (int i = 0; i < count; ++i) {
       const std::uint32_t what = got[i].data.u32;
       if (what == kTimer) {

@@ -32,6 +32,7 @@ class Wait {
 
   /// What has happened since the last time.
   struct Events {
+    bool some = false;           ///< There were any.
     std::uint64_t troubled = 0;  ///< Ports, by bit, whose sockets have an error.
     bool links = false;          ///< An interface has come, gone or changed.
   };
