@@ -39,6 +39,7 @@ constexpr const char* kUsage =
     "       capfile compare [--cooked sll|sll2] [--snaplen N] CAPTURED PLAYED...\n"
     "       capfile compare --same-headers CAPTURED OTHER\n"
     "       capfile holds CAPTURED WITNESS UNTIL-NS\n"
+    "       capfile merged CAPTURED LATE COUNT SIZE...\n"
     "       capfile craft-vlan OUT\n"
     "       capfile craft-sizes OUT\n"
     "       capfile craft-end OUT TEXT\n";
@@ -415,6 +416,41 @@ int holds(const char* path, const char* witness_path, int64_t until) {
   return 0;
 }
 
+// ---- merged
+
+// Whether CAPTURED is what senders of numbered frames (frames.h), one a port and told by the SIZE
+// of their frames, have sent: each frame 0 to COUNT - 1 of each once, those of one size in their
+// order, and all by time but for LATE ones.
+int merged(const char* path, size_t late, uint32_t count, std::span<char*> sizes) {
+  std::vector<std::pair<size_t, uint32_t>> due;  // of each size, the next number
+  for (const char* size : sizes) due.emplace_back(std::strtoul(size, nullptr, 10), 0);
+  Reader reader(path);
+  const size_t header = reader.link_type() == DLT_LINUX_SLL2 ? 20 : kEthernetHeader;
+  int64_t newest = 0;
+  size_t inversions = 0;
+  while (const auto packet = reader.next()) {
+    const size_t size = packet->header.len - header + kEthernetHeader;
+    const auto sender = std::ranges::find(due, size, &std::pair<size_t, uint32_t>::first);
+    if (sender == due.end() || packet->bytes.size() < header + 8) {
+      return different("packet " + std::to_string(reader.number()) + " is nobody's");
+    }
+    const uint32_t number =
+        uint32_t{read16(packet->bytes, header + 4)} << 16 | read16(packet->bytes, header + 6);
+    if (number != sender->second++) {
+      return different("frame " + std::to_string(number) + " of " + std::to_string(size) +
+                       " bytes came where " + std::to_string(sender->second - 1) + " was due");
+    }
+    const int64_t stamp = nanoseconds(packet->header);
+    inversions += stamp < newest ? 1 : 0;
+    newest = std::max(newest, stamp);
+  }
+  for (const auto& [size, number] : due) {
+    if (number != count) return different(std::to_string(number) + " of " + std::to_string(size));
+  }
+  if (inversions > late) return different(std::to_string(inversions) + " out of order");
+  return 0;
+}
+
 // ---- craft
 
 class Writer {
@@ -514,6 +550,10 @@ int run(std::span<char*> arguments) {
   if (command == "compare") return compare(rest);
   if (command == "holds" && rest.size() == 3) {
     return holds(rest[0], rest[1], std::strtoll(rest[2], nullptr, 10));
+  }
+  if (command == "merged" && rest.size() >= 4) {
+    return merged(rest[0], std::strtoul(rest[1], nullptr, 10),
+                  static_cast<uint32_t>(std::strtoul(rest[2], nullptr, 10)), rest.subspan(3));
   }
   if (command == "craft-vlan" && rest.size() == 1) return craft_vlan(rest[0]);
   if (command == "craft-sizes" && rest.size() == 1) return craft_sizes(rest[0]);

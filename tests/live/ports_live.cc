@@ -997,6 +997,27 @@ void waits_with_rest_unread() {
   }
 }
 
+void waits_on_a_handle_that_blocks() {
+  // As dumpcap does it: a read after select() must not wait for what is to come next.
+  for (const int count : {1, -1}) {
+    for (const Waiting how : {Waiting::kSelect, Waiting::kPoll, Waiting::kEpoll}) {
+      const Handle handle = open_capture({.device = "see0,see1"});
+      pcap_t* p = handle.get();
+      const Waiter waiter(how, pcap_get_selectable_fd(p));
+      const Players players(2);
+      for (std::uint32_t round = 0; round < 10; ++round) {
+        players.send(round, 1);
+        Packets packets;
+        while (packets.size() < 2 || waiter.wait(20)) {
+          if (packets.size() < 2) CHECK(waiter.wait(5000), "never readable");
+          CHECK(pcap_dispatch(p, count, keep, user(packets)) >= 0, "%s", pcap_geterr(p));
+        }
+        check_ports(packets, 2, round, 1);
+      }
+    }
+  }
+}
+
 constexpr std::uint64_t kWindowNs = 200'000'000;
 
 /// Frames on port 0 that fill blocks, after one on port 1 whose block is not handed over for long:
@@ -1144,6 +1165,7 @@ const Test kTests[] = {
     {"epoll, level-triggered", [] { waits(Waiting::kEpoll); }},
     {"epoll, edge-triggered", [] { waits(Waiting::kEpollEdge); }},
     {"readable while packets are left", waits_with_rest_unread},
+    {"a handle that blocks returns from what it was woken for", waits_on_a_handle_that_blocks},
     {"select, when only time passes", [] { only_time_passes(Waiting::kSelect); }},
     {"poll, when only time passes", [] { only_time_passes(Waiting::kPoll); }},
     {"epoll, when only time passes", [] { only_time_passes(Waiting::kEpoll); }},
