@@ -160,6 +160,7 @@ unsigned capture_load(unsigned ports, Load load, unsigned threads) {
 /// Every frame once, and in the order of their stamps. A packet can be late when its CPU is taken
 /// away from it between the stamp and the ring, which a machine that is shared does now and then.
 void in_order(unsigned ports, Load load, unsigned threads = 1) {
+  unsetenv("PCAPV3_WINDOW");  // set by ports.test
   constexpr int kTries = 3;
   unsigned late = 1;
   for (int i = 0; i < kTries && late != 0; ++i) late = capture_load(ports, load, threads);
@@ -1052,13 +1053,14 @@ void only_time_passes(Waiting how) {
   const Held held;
   pcap_t* p = held.handle.get();
   set_nonblock(p);
-  Waiter waiter(how, pcap_get_selectable_fd(p));
+  const Waiter waiter(how, pcap_get_selectable_fd(p));
+  const bool edge = how == Waiting::kEpollEdge;  // it has to read all that there is
   Packets packets;
   unsigned wakes = 0;
   while (packets.size() < 4) {
-    CHECK(waiter.wait(5000), "never readable");
+    CHECK(waiter.wait(5000), "not readable with %zu of 4 packets read", packets.size());
     ++wakes;
-    while (pcap_dispatch(p, -1, keep, user(packets)) > 0) {
+    while (pcap_dispatch(p, edge ? -1 : 1, keep, user(packets)) > 0 && edge) {
     }
   }
   check_held(packets);
