@@ -154,8 +154,8 @@ std::vector<Scenario> scenarios() {
   Plan one_way = plan();
   one_way.direction = PCAP_D_IN;
   Plan filtered = plan();
-  filtered.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
-                       std::uint16_t) { return true; };
+  filtered.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
+                             std::uint16_t) { return true; };
   return {
       {"frame", "one port, Ethernet", plan(), 0, 0},
       {"sll2", "one port, cooked, LINUX_SLL2", plan(LinkHeader::kSll2), 0, 0},
@@ -188,8 +188,9 @@ double run(const Scenario& scenario) {
     measured_single(*ports[0]);
   } else {
     Merge merge;
+    const Judge judge;
     for (unsigned i = 0; i < scenario.ports; ++i) {
-      if (!merge.add(i, ports[i]->source, ports[i]->counters)) std::exit(EXIT_FAILURE);
+      if (!merge.add(i, ports[i]->source, ports[i]->counters, judge)) std::exit(EXIT_FAILURE);
     }
     start = seconds();
     // Long after the last stamp, so that all may go.

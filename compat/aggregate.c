@@ -23,11 +23,9 @@
 
 struct aggregate {
   struct pcapv3_port_names names;
-  pcap_t* ports[PCAPV3_MOST_PORTS]; /* NULL: closed, because its interface is gone */
+  pcap_t* ports[PCAPV3_MOST_PORTS]; /* all there once it is activated */
   int cooked;
   int nonblocking;
-  int activated;
-  struct pcap_stat closed_stats; /* of handles that were closed */
   struct pcapv3_aggregate* module;
   char names_error[PCAP_ERRBUF_SIZE]; /* why the list of names can't be used */
 };
@@ -87,6 +85,8 @@ static int activate_port(pcap_t* p, unsigned i) {
   if (status != 0) {
     const char* text = pcap_geterr(port);
     set_error(p, name, text[0] != '\0' ? text : pcap_statustostr(status));
+    /* Programs show the text of this one only. */
+    if (status == PCAP_ERROR_IFACE_NOT_UP) status = PCAP_ERROR;
   }
   if (status >= 0 && !pcapv3_aggregate_add(a->module, i, member_port(port), pcap_fileno(port))) {
     snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_aggregate_error(a->module));
@@ -101,6 +101,15 @@ static int activate_ports(pcap_t* p, int cooked) {
   struct aggregate* a = of(p);
   int warning = 0;
   a->cooked = cooked;
+  for (unsigned i = 1; i < a->names.count; ++i) {
+    const unsigned index = if_nametoindex(a->names.names[i]);
+    for (unsigned j = 0; j < i && index != 0; ++j) {
+      if (if_nametoindex(a->names.names[j]) != index) continue;
+      set_error(p, a->names.names[i], "it is the same interface as another one in the list");
+      close_ports(p);
+      return PCAP_ERROR;
+    }
+  }
   for (unsigned i = 0; i < a->names.count; ++i) {
     const int status = activate_port(p, i);
     if (status < 0) {
@@ -155,33 +164,7 @@ static int list_link_types(pcap_t* p) {
 
 int pcap_aggregate_is_gone(pcap_t* p, unsigned i) { return member_is_gone(of(p)->ports[i]); }
 
-void pcap_aggregate_close_port(pcap_t* p, unsigned i) {
-  struct aggregate* a = of(p);
-  struct pcap_stat last;
-  if (pcap_stats(a->ports[i], &last) == 0) {
-    a->closed_stats.ps_recv += last.ps_recv;
-    a->closed_stats.ps_drop += last.ps_drop;
-    a->closed_stats.ps_ifdrop += last.ps_ifdrop;
-  }
-  close_port(p, i);
-}
-
-int pcap_aggregate_open_port(pcap_t* p, unsigned i) {
-  struct aggregate* a = of(p);
-  /* Nobody asked for this: no error text of an earlier failure is lost to it. */
-  char error[sizeof(p->errbuf)];
-  memcpy(error, p->errbuf, sizeof(error));
-  int ok = if_nametoindex(a->names.names[i]) != 0 && activate_port(p, i) >= 0;
-  if (ok) {
-    pcap_t* port = a->ports[i];
-    ok = (pcap_datalink(port) == p->linktype || pcap_set_datalink(port, p->linktype) == 0) &&
-         (p->fcode.bf_insns == NULL || pcap_setfilter(port, &p->fcode) == 0) &&
-         pcap_setdirection(port, p->direction) == 0;
-    if (!ok) close_port(p, i);
-  }
-  memcpy(p->errbuf, error, sizeof(error));
-  return ok ? 0 : -1;
-}
+int pcap_aggregate_bind_again(pcap_t* p, unsigned i) { return member_bind_again(of(p)->ports[i]); }
 
 /* ---- The operations of the handle ---- */
 
@@ -202,7 +185,7 @@ static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
   struct aggregate* a = of(p);
   if (INSTALL_FILTER(p, filter) != 0) return PCAP_ERROR;
   for (unsigned i = 0; i < a->names.count; ++i) {
-    if (a->ports[i] != NULL && pcap_setfilter(a->ports[i], &p->fcode) != 0) {
+    if (pcap_setfilter(a->ports[i], &p->fcode) != 0) {
       set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
       return PCAP_ERROR;
     }
@@ -213,7 +196,7 @@ static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
 static int aggregate_setdirection(pcap_t* p, pcap_direction_t direction) {
   struct aggregate* a = of(p);
   for (unsigned i = 0; i < a->names.count; ++i) {
-    if (a->ports[i] != NULL && pcap_setdirection(a->ports[i], direction) != 0) {
+    if (pcap_setdirection(a->ports[i], direction) != 0) {
       set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
       return PCAP_ERROR;
     }
@@ -222,36 +205,46 @@ static int aggregate_setdirection(pcap_t* p, pcap_direction_t direction) {
   return 0;
 }
 
+/* Opens all ports anew, cooked or not. If that fails, those that there were are kept. */
+static int change_ports(pcap_t* p, int cooked) {
+  struct aggregate* a = of(p);
+  pcap_t* before[PCAPV3_MOST_PORTS];
+  const int cooked_before = a->cooked;
+  memcpy(before, a->ports, sizeof(before));
+  memset(a->ports, 0, sizeof(a->ports));
+  for (unsigned i = 0; i < a->names.count; ++i) pcapv3_aggregate_remove(a->module, i);
+  const int status = activate_ports(p, cooked);
+  if (status < 0) {
+    memcpy(a->ports, before, sizeof(before));
+    a->cooked = cooked_before;
+  }
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    if (status >= 0) {
+      pcap_close(before[i]);
+    } else {
+      (void)pcapv3_aggregate_add(a->module, i, member_port(before[i]), pcap_fileno(before[i]));
+    }
+  }
+  return status;
+}
+
 /* Changes between the interfaces' own link type and LINUX_SLL2 open the ports anew. */
 static int aggregate_set_datalink(pcap_t* p, int link_type) {
   struct aggregate* a = of(p);
   const int cooked = link_type == DLT_LINUX_SLL2;
   if (cooked != a->cooked) {
-    if (p->fcode.bf_insns != NULL) {
+    if (p->fcode.bf_insns != NULL || pcapv3_aggregate_has_read(a->module)) {
       snprintf(p->errbuf, sizeof(p->errbuf),
-               "%s: the link type can't be changed once a filter is set", p->opt.device);
+               "%s: the link type has to be chosen before a filter is set and packets are read",
+               p->opt.device);
       return PCAP_ERROR;
     }
-    for (unsigned i = 0; i < a->names.count; ++i) {
-      if (a->ports[i] != NULL) continue;
-      set_error(p, a->names.names[i], "the link type can't be changed while an interface is gone");
-      return PCAP_ERROR;
-    }
-    close_ports(p);
-    memset(&a->closed_stats, 0, sizeof(a->closed_stats));
-    if (activate_ports(p, cooked) < 0) {
-      char error[sizeof(p->errbuf)];
-      memcpy(error, p->errbuf, sizeof(error));
-      (void)activate_ports(p, !cooked);
-      memcpy(p->errbuf, error, sizeof(error));
-      return PCAP_ERROR;
-    }
+    if (change_ports(p, cooked) < 0) return PCAP_ERROR;
     if (aggregate_setdirection(p, p->direction) != 0) return PCAP_ERROR;
     mirror(p);
   }
   for (unsigned i = 0; i < a->names.count; ++i) {
-    if (a->ports[i] != NULL && pcap_datalink(a->ports[i]) != link_type &&
-        pcap_set_datalink(a->ports[i], link_type) != 0) {
+    if (pcap_datalink(a->ports[i]) != link_type && pcap_set_datalink(a->ports[i], link_type) != 0) {
       set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
       return PCAP_ERROR;
     }
@@ -269,10 +262,9 @@ static int aggregate_setnonblock(pcap_t* p, int nonblocking) {
 
 static int aggregate_stats(pcap_t* p, struct pcap_stat* stats) {
   struct aggregate* a = of(p);
-  *stats = a->closed_stats;
+  memset(stats, 0, sizeof(*stats));
   for (unsigned i = 0; i < a->names.count; ++i) {
     struct pcap_stat port;
-    if (a->ports[i] == NULL) continue;
     if (pcap_stats(a->ports[i], &port) != 0) {
       set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
       return PCAP_ERROR;
@@ -313,9 +305,9 @@ static int aggregate_activate(pcap_t* p) {
     snprintf(p->errbuf, sizeof(p->errbuf), "%s", a->names_error);
     return PCAP_ERROR_NO_SUCH_DEVICE;
   }
-  if (p->opt.rfmon) return PCAP_ERROR_RFMON_NOTSUP;
+  if (p->opt.rfmon) return fail(p, PCAP_ERROR_RFMON_NOTSUP);
   a->module = pcapv3_aggregate_open(p, &p->break_loop, p->errbuf);
-  if (a->module == NULL) return PCAP_ERROR;
+  if (a->module == NULL) return fail(p, PCAP_ERROR);
 
   int status = activate_ports(p, 0);
   if (status >= 0 && !same_link_type(p)) {

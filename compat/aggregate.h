@@ -18,13 +18,9 @@ extern "C" {
  * that is only down is there. */
 int pcap_aggregate_is_gone(pcap_t* aggregate, unsigned index);
 
-/* Closes the port's handle. Its counts stay in the aggregate's, and the aggregate's error text is
- * that of an interface that is gone. */
-void pcap_aggregate_close_port(pcap_t* aggregate, unsigned index);
-
-/* Opens it again, if there is an interface of its name and it is up, with all that the aggregate's
- * handle has been told, and adds it to the aggregate. -1 if it can't be. */
-int pcap_aggregate_open_port(pcap_t* aggregate, unsigned index);
+/* Binds the port's socket, whose interface is gone, to one of the same name, if there is one and
+ * its frames are of the same kind; 0 if so. Wants no privilege. */
+int pcap_aggregate_bind_again(pcap_t* aggregate, unsigned index);
 
 #ifdef __cplusplus
 }

@@ -25,6 +25,10 @@ struct pcapv3_port* member_port(pcap_t* member);
 /* Whether its interface is there no more. Clears the socket's error. */
 int member_is_gone(pcap_t* member);
 
+/* Goes on with another interface of the same name, and the same kind of frames; 0 if there is one.
+ * The socket stays, with its ring, its filter and its counts. */
+int member_bind_again(pcap_t* member);
+
 /* ---- aggregate.c ---- */
 
 /* Whether a device's name is a list of ports. An interface that is really called so wins. */

@@ -59,6 +59,7 @@ const char* stock_lib_version(void);
     int immediate;                /* what the tool asked for */ \
     pcap_handler copying_oneshot; /* stock code's */            \
     pcap_t* aggregate;            /* that reads it, or NULL */  \
+    int arptype;                  /* of its interface */        \
     int cooked;                   /* as that wants it: */       \
     unsigned most_retire_ms;      /* member_prepare() */        \
   }
@@ -421,6 +422,7 @@ static int port_activate(pcap_t* p) {
   joined(p)->copying_oneshot = p->oneshot_callback;
   p->oneshot_callback = port_oneshot;
   if (pcapv3_hides_descriptor(port)) p->selectable_fd = -1;
+  joined(p)->arptype = iface_get_arptype(p->fd, p->opt.device, p->errbuf);
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
   pcapv3_refresh(port);
   return status;
@@ -462,6 +464,27 @@ void member_prepare(pcap_t* p, int cooked, unsigned most_retire_ms) {
 
 struct pcapv3_port* member_port(pcap_t* p) {
   return joined(p)->port;
+}
+
+int member_bind_again(pcap_t* p) {
+  struct pcap_linux* stock = &joined(p)->stock;
+  char unused[PCAP_ERRBUF_SIZE];
+  const int index = iface_get_id(p->fd, stock->device, unused);
+  if (index <= 0 ||
+      (!stock->cooked && iface_get_arptype(p->fd, stock->device, unused) != joined(p)->arptype)) {
+    return -1;
+  }
+  /* An interface that is down is bound to all the same (af_packet.c: packet_do_bind), and read when
+   * it comes up. */
+  const int status = iface_bind(p->fd, index, unused, pcap_protocol(p));
+  if (status != 0 && status != PCAP_ERROR_IFACE_NOT_UP) return -1;
+  if (p->opt.promisc) {
+    const struct packet_mreq wish = {.mr_ifindex = index, .mr_type = PACKET_MR_PROMISC};
+    (void)setsockopt(p->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &wish, sizeof(wish));
+  }
+  stock->ifindex = index;
+  pcapv3_refresh(joined(p)->port);
+  return 0;
 }
 
 int member_is_gone(pcap_t* p) {

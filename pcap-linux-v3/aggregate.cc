@@ -50,8 +50,9 @@ bool pcapv3_aggregate::hides_descriptor(int timeout_ms) {
 }
 
 bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
-  if (!merge_.add(index, port.source(), port.counters()))
+  if (!merge_.add(index, port.source(), port.counters(), port.plan().judge)) {
     return error_.set("no memory to merge the ports in");
+  }
   if (!wait_.add(index, socket)) {
     merge_.remove(index);
     return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
@@ -63,37 +64,43 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
     merge_.set_window(window_ns_);
   }
   ports_[index] = &port;
+  sockets_[index] = socket;
   count_ = std::max(count_, index + 1);
-  missing_ &= ~bit(index);
   port.join(*this);
   follow_ports();
   return true;
 }
 
 void pcapv3_aggregate::remove(unsigned index) {
+  if (ports_[index] == nullptr) return;
+  wait_.remove(sockets_[index]);
   merge_.remove(index);
   ports_[index] = nullptr;
-  follow_ports();  // the plan may have named that port's filter
 }
 
-/// What the ports' plans have in common, which is nearly all. Where only some run a filter here,
-/// for the blocks that the kernel has not filtered yet, the others' packets can pass it once more.
+/// What the ports' plans have in common, which is all but the filter that each may run here, and
+/// that two copies of each packet come on lo.
 void pcapv3_aggregate::follow_ports() {
   pcapv3::Plan common;
-  bool first = true;
+  bool judged = false;
+  bool loopback = false;
   for (unsigned i = 0; i < count_; ++i) {
     if (ports_[i] == nullptr) continue;
-    const pcapv3::Plan& plan = ports_[i]->plan();
-    const pcapv3::Plan before = common;
-    if (first || plan.filter != nullptr) common = plan;
-    if (!first && before.filter != nullptr && plan.filter != nullptr) {
-      common.filter_until = std::max(before.filter_until, plan.filter_until);
-      common.filter_is_whole = before.filter_is_whole && plan.filter_is_whole;
-    }
-    // The second copy of what is sent on lo is told by each packet's own interface.
-    if (plan.interface == plan.loopback || (!first && before.interface <= 0)) common.interface = 0;
-    first = false;
+    common = ports_[i]->plan();
+    judged |= common.judge.filter != nullptr;
+    loopback |= common.interface == common.loopback;
   }
+  if (!judged) {
+    common.judge = pcapv3::Judge();
+  } else if (common.judge.filter == nullptr) {
+    // Only has to be some filter: the ports' own are asked.
+    for (unsigned i = 0; i < count_; ++i) {
+      if (ports_[i] != nullptr && ports_[i]->plan().judge.filter != nullptr) {
+        common.judge = ports_[i]->plan().judge;
+      }
+    }
+  }
+  if (loopback) common.interface = 0;
   delivery_.follow(common);
 }
 
@@ -103,66 +110,77 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   bool looked = false;     // at packets, if only to reject them
   bool collected = false;  // events
   give_up_ns_ = 0;
-  // A program with a descriptor may have waited by select(2) for an event that brings nothing, such
-  // as a block that was read already: its read must not wait on then.
-  const bool waits_on = !nonblocking_ && (endless_ || timeout_ns_ != 0);
+  has_read_ = true;
 
-  for (unsigned i = 0; i < count_; ++i) {
-    if (ports_[i] != nullptr) ports_[i]->begin_read();
-  }
+  for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
   drain_.begin_read(most > 1);
-  merge_.set_cap(pcapv3::kEndOfTime);
-  // To be asked before that block is given back, which takes the event away.
-  if (!nonblocking_ && !waits_on && merge_.done() && !collect(false, collected)) return PCAP_ERROR;
+  set_cap();
+  // A program with a descriptor may have waited by select(2) for an event that brings nothing, such
+  // as a block that was read already: its read must not wait on then. To be asked before that block
+  // is given back, which takes the event away.
+  if (!nonblocking_ && timeout_ns_ == 0 && merge_.done() && !collect(false, collected)) {
+    return PCAP_ERROR;
+  }
   for (;;) {
     if (*break_flag_ != 0) {
       *break_flag_ = 0;
       if (!drain_.start()) return PCAP_ERROR_BREAK;
-      merge_.set_cap(pcapv3::stamp_of(drain_.break_ns()));
+      forced_ = false;
+      set_cap();
     }
     if (merge_.done()) look();
     if (merge_.corrupt()) return corrupt_block();
     if (!merge_.done()) {
       delivered += delivery_.run(merge_, most - delivered, callback, user);
       looked = true;
+      if (!look_after_ports()) return PCAP_ERROR;
       if (delivered < most) continue;
       // Its block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
       wait_.stay_awake();
       return delivered;
     }
     if (drain_.active()) {
-      if (merge_.is_past(pcapv3::stamp_of(drain_.break_ns()))) return drained(true);
+      const pcapv3::Stamp moment = pcapv3::stamp_of(drain_.break_ns());
+      if (merge_.is_past(moment)) return drained(!forced_);
       if (nonblocking_ ||
           until(drain_.break_ns() + pcapv3::Drain::kLongestWaitMs * kNsPerMs) == 0) {
-        return drained(false);
+        // What other ports' open blocks hold is not to be had; what was held for their sake is.
+        merge_.let_go(moment);
+        forced_ = true;
+      } else {
+        poll(nullptr, 0, 2);
       }
-      poll(nullptr, 0, 2);
       continue;
     }
     if (delivered > 0 || (looked && !endless_)) return leave(delivered);
     if (!has_ports()) return PCAP_ERROR;
-    if (collected && !waits_on) return leave(0);
+    if (collected && timeout_ns_ == 0) return leave(0);
     if (!nonblocking_) {
       if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
       wake_in_time();
     }
-    bool some;
+    bool some = false;
     if (!collect(!nonblocking_, some)) return PCAP_ERROR;
     if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
-    collected = true;
+    collected = nonblocking_ || (some && !endless_);
   }
+}
+
+void pcapv3_aggregate::set_cap() {
+  merge_.set_cap(drain_.active() ? pcapv3::stamp_of(drain_.break_ns()) : pcapv3::kEndOfTime);
 }
 
 int pcapv3_aggregate::corrupt_block() {
   const auto [index, ahead, cursor] = merge_.drop_corrupt();
   pcapv3_port& port = *ports_[index];
   pcap_linux_error(handle_, port.corrupt_block(cursor, port.source().index(ahead)));
+  wait_.stay_awake();
   return PCAP_ERROR;
 }
 
 void pcapv3_aggregate::look() {
   for (unsigned i = 0; i < count_; ++i) {
-    while (ports_[i] != nullptr && merge_.is_spent(i)) {
+    while (merge_.is_spent(i)) {
       ports_[i]->close_block();
       merge_.gave_back(i);
     }
@@ -183,8 +201,16 @@ bool pcapv3_aggregate::collect(bool block, bool& some) {
     return false;
   }
   some = events.some;
+  collected_ns_ = pcapv3::realtime_ns();
   check_ports(events);
   return true;
+}
+
+/// A reader that never has to wait learns of events now and then.
+bool pcapv3_aggregate::look_after_ports() {
+  constexpr std::uint64_t kEveryNs = 100 * kNsPerMs;
+  bool some;
+  return pcapv3::realtime_ns() - collected_ns_ < kEveryNs || collect(false, some);
 }
 
 /// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
@@ -194,13 +220,13 @@ int pcapv3_aggregate::leave(int status) {
   return status;
 }
 
-/// Has an event made for what time alone brings about: packets that may go, or the end of a port
-/// that is gone, which nothing else may tell of any more.
+/// Has an event made for what time alone brings about: packets that may go, or the end of the last
+/// port, which nothing else may tell of any more.
 void pcapv3_aggregate::wake_in_time() {
   std::uint64_t when = ~std::uint64_t{0};
   if (merge_.holds()) {
     when = merge_.ripe_ns();
-  } else if (leaving_ != 0) {
+  } else if (gone_ == all()) {
     when = gone_ns_ + window_ns_;
   }
   if (give_up_ns_ != 0) when = std::min(when, give_up_ns_);
@@ -215,61 +241,43 @@ void pcapv3_aggregate::wake_in_time() {
 int pcapv3_aggregate::drained(bool complete) {
   *break_flag_ = 0;
   drain_.stop();
-  for (unsigned i = 0; i < count_; ++i) {
-    if (ports_[i] != nullptr) ports_[i]->close_books(complete);
-  }
+  for (unsigned i = 0; i < count_; ++i) ports_[i]->close_books(complete);
+  wake_in_time();
   return PCAP_ERROR_BREAK;
 }
 
 // ---- Ports that come and go ----
 
-/// Looks after the ports as far as events tell of them.
+/// Looks after the ports as far as events tell of them. A port whose interface is gone stays, with
+/// its socket and what is in its ring.
 void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
   for (unsigned i = 0; i < count_; ++i) {
-    if (ports_[i] == nullptr || (leaving_ & bit(i)) != 0) continue;
-    if (!events.links && (events.troubled & bit(i)) == 0) continue;
-    if (pcap_aggregate_is_gone(handle_, i) == 0) continue;
-    debug_.line("%s: the interface is gone; its last packets are read", ports_[i]->device());
-    leaving_ |= bit(i);
-    gone_ns_ = pcapv3::realtime_ns();
+    const bool troubled = (events.troubled & bit(i)) != 0;
+    if (!events.links && !troubled) continue;
+    if ((gone_ & bit(i)) == 0) {
+      if (pcap_aggregate_is_gone(handle_, i) != 0) {
+        debug_.line("%s: the interface is gone", ports_[i]->device());
+        gone_ |= bit(i);
+        gone_ns_ = pcapv3::realtime_ns();
+      } else if (troubled) {
+        debug_.line("%s: the interface went down", ports_[i]->device());
+      }
+    }
+    if ((gone_ & bit(i)) != 0 && pcap_aggregate_bind_again(handle_, i) == 0) {
+      debug_.line("%s: the interface is back", ports_[i]->device());
+      gone_ &= ~bit(i);
+    }
   }
-  if (events.links && missing_ != 0) bring_back_ports();
 }
 
-/// Closes ports that are gone and have been read to their end. False, with the handle's error text,
-/// when the last one was.
+/// False, with the handle's error text, when all are gone and nothing of theirs is left. A block
+/// that the kernel was filling is handed over within a window, or never.
 bool pcapv3_aggregate::has_ports() {
-  if (leaving_ != 0) remove_empty_ports();
-  if (missing_ == 0 ||
-      std::any_of(ports_, ports_ + count_, [](pcapv3_port* port) { return port != nullptr; })) {
-    return true;
+  if (gone_ != all()) return true;
+  const bool overdue = until(gone_ns_ + window_ns_) == 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    if (!merge_.is_empty(i) && !(overdue && merge_.is_closed(i))) return true;
   }
   pcap_linux_error(handle_, PCAP_LINUX_GONE);
   return false;
-}
-
-/// Closes the ports that are gone and have nothing left. The block that the kernel was filling has
-/// been handed over by now, or will never be.
-void pcapv3_aggregate::remove_empty_ports() {
-  const bool overdue = until(gone_ns_ + window_ns_) == 0;
-  for (unsigned i = 0; i < count_; ++i) {
-    if ((leaving_ & bit(i)) == 0 || !(merge_.is_empty(i) || (overdue && merge_.is_closed(i)))) {
-      continue;
-    }
-    debug_.line("%s: closed until it comes back", ports_[i]->device());
-    remove(i);
-    pcap_aggregate_close_port(handle_, i);
-    leaving_ &= ~bit(i);
-    missing_ |= bit(i);
-    // It may have come back in the meantime.
-    bring_back_ports();
-  }
-}
-
-void pcapv3_aggregate::bring_back_ports() {
-  for (unsigned i = 0; i < count_; ++i) {
-    if ((missing_ & bit(i)) != 0 && pcap_aggregate_open_port(handle_, i) == 0) {
-      debug_.line("%s: back", ports_[i]->device());
-    }
-  }
 }

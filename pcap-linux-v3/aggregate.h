@@ -1,12 +1,11 @@
 // Several ports read as one: the module's half of a handle on eth1,eth2.
 //
 // Its ports are ordinary ones, each with a stock handle that opened it, has its filter and tells
-// its statistics. Here they are read: blocks go through the merge (merge.h) and, run by run,
-// through each port's own delivery into the program's callback.
+// its statistics. Here they are read: blocks go through the merge (merge.h), and its packets
+// through one delivery into the program's callback.
 //
-// A port can go away while others go on; it is then read to its end, closed, and opened again when
-// an interface of its name comes up. The stock handles are compat/aggregate.c's: it is asked to
-// close and to open them.
+// An interface can go away while others go on. Its port stays, and is bound to an interface of the
+// same name when there is one again. The stock handles are compat/aggregate.c's: it is asked to.
 //
 // Belongs to its handle and to the thread that uses that; on_break() alone may be called by others.
 #pragma once
@@ -37,9 +36,11 @@ struct pcapv3_aggregate {
   bool open();
   const char* error() const { return error_.c_str(); }
 
-  /// Takes port `index` in, which is read from now on until remove(). False, with a text.
+  /// Takes port `index` in, before the first read. False, with a text.
   bool add(unsigned index, pcapv3_port& port, int socket);
+  /// Takes it out, before the first read or after the last.
   void remove(unsigned index);
+  bool has_read() const { return has_read_; }
 
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
   void set_endless(bool endless) { endless_ = endless; }
@@ -62,10 +63,13 @@ struct pcapv3_aggregate {
   void wake_in_time();
   int drained(bool complete);
   int leave(int status);
+  void set_cap();
+  bool look_after_ports();
   void check_ports(const pcapv3::Wait::Events& events);
   bool has_ports();
-  void remove_empty_ports();
-  void bring_back_ports();
+  std::uint64_t all() const {
+    return count_ == 0 ? 0 : ~std::uint64_t{0} >> (pcapv3::Merge::kMostPorts - count_);
+  }
 
   pcap_t* const handle_;
   volatile std::sig_atomic_t* const break_flag_;
@@ -78,13 +82,16 @@ struct pcapv3_aggregate {
   pcapv3::Wait wait_;
   pcapv3::Drain drain_;
   pcapv3_port* ports_[pcapv3::Merge::kMostPorts] = {};
+  int sockets_[pcapv3::Merge::kMostPorts] = {};
   unsigned count_ = 0;
-  std::uint64_t leaving_ = 0;  // ports, by bit, whose interfaces are gone
-  std::uint64_t missing_ = 0;  // and those that were closed for that
-  std::uint64_t gone_ns_ = 0;  // when the last of them went
+  std::uint64_t gone_ = 0;          // ports, by bit, that have no interface
+  std::uint64_t gone_ns_ = 0;       // when the last of them went
+  std::uint64_t collected_ns_ = 0;  // when events were asked for
   std::uint64_t window_ns_ = 0;
   std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
   bool nonblocking_ = false;
   bool endless_ = false;
+  bool has_read_ = false;
+  bool forced_ = false;  // the drain: what is held was let go before all had come
 };

@@ -17,7 +17,7 @@ struct Counters {
   std::uint64_t filtered = 0;   ///< Rejected by a filter that ran here, not in the kernel.
   std::uint64_t other_way = 0;  ///< Of the wrong direction, or lo's second copy.
   std::uint64_t corrupt = 0;    ///< Lost in blocks whose offsets or lengths made no sense.
-  std::uint64_t late = 0;       ///< Of those delivered, after a younger packet of another port.
+  std::uint64_t late = 0;       ///< In a merge, came when a younger one had been passed on.
   std::uint64_t blocks = 0;     ///< Blocks read and given back.
 
   /// Packets that are accounted for.

@@ -113,10 +113,10 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
     if constexpr (kHeader == LinkHeader::kSll2) put_sll2(bytes -= kHeaderBytes, packet.address());
 
     if constexpr (kFiltered) {
-      const bool can_be_judged = plan_.filter_is_whole && h.tp_snaplen == h.tp_len;
-      if ((can_be_judged || packet.stamp() <= plan_.filter_until) &&
-          !plan_.filter(plan_.filter_owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
-                        is_tagged(h), static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
+      const Judge& judge = judge_of(cursor);
+      if (judge.concerns(packet.stamp(), h.tp_snaplen != h.tp_len) &&
+          !judge.filter(judge.owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes, is_tagged(h),
+                        static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
         ++counters_of(cursor).filtered;
         cursor.next();
         continue;
@@ -188,7 +188,7 @@ void Delivery::follow(const Plan& plan) {
   changed_ = true;
   const bool either_way =
       plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
-  const bool filtered = plan.filter != nullptr;
+  const bool filtered = plan.judge.filter != nullptr;
   loop_ = loop_for<PacketCursor>(plan.link_header, either_way, filtered);
   merge_loop_ = loop_for<Merge>(plan.link_header, either_way, filtered);
 }

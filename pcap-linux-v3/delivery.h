@@ -14,6 +14,7 @@
 
 #include "block.h"
 #include "counters.h"
+#include "judge.h"
 #include "merge.h"
 
 namespace pcapv3 {
@@ -29,12 +30,6 @@ enum class LinkHeader {
 inline constexpr std::uint32_t kFrameHeadroom = 4;
 inline constexpr std::uint32_t kCookedHeadroom = 20 + 4;
 
-/// A filter that runs here because the kernel can't, or has not yet. `wire_length` and
-/// `captured_length` are as pcap_offline_filter(3PCAP) takes them. Returns whether the packet
-/// passes.
-using PacketFilter = bool (*)(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
-                              std::uint32_t captured_length, bool tagged, std::uint16_t tci);
-
 struct Plan {
   LinkHeader link_header = LinkHeader::kFrame;
   int vlan_offset = -1;        ///< Bytes before the place where a VLAN tag goes; -1: leave it out.
@@ -43,14 +38,7 @@ struct Plan {
   pcap_direction_t direction = PCAP_D_INOUT;
   int interface = 0;  ///< Interface index captured on; 0 or less: all of them.
   int loopback = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
-  PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.
-  /// When the kernel got the filter: packets stamped later have passed it there, so
-  /// that those which are cut off, maybe too short to be judged once more, are not.
-  Stamp filter_until = kEndOfTime;
-  /// Whether the filter here can judge all that the kernel's can. If not, whole packets stamped
-  /// later are left to the kernel too.
-  bool filter_is_whole = true;
-  void* filter_owner = nullptr;
+  Judge judge;        ///< The filter that runs here. In a merge, each port's own does.
 };
 
 class Delivery {
@@ -84,6 +72,8 @@ class Delivery {
   static Loop<Cursor> loop_for(LinkHeader header, bool either_way, bool filtered);
   Counters& counters_of(const PacketCursor&) const { return counters_; }
   static Counters& counters_of(const Merge& merge) { return merge.counters(); }
+  const Judge& judge_of(const PacketCursor&) const { return plan_.judge; }
+  static const Judge& judge_of(const Merge& merge) { return merge.judge(); }
   bool right_way(const sockaddr_ll& address) const;
 
   const volatile std::sig_atomic_t* const break_flag_;

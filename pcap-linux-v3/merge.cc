@@ -48,12 +48,13 @@ bool Merge::reserve(unsigned parts) {
   return true;
 }
 
-bool Merge::add(unsigned port, Source& source, Counters& counters) {
+bool Merge::add(unsigned port, Source& source, Counters& counters, const Judge& judge) {
   ports_ = std::max(ports_, port + 1);
   if (!reserve(ports_ * kPartsAPort)) return false;
   feeds_[port] = Feed();
   feeds_[port].source = &source;
   feeds_[port].counters = &counters;
+  feeds_[port].judge = &judge;
   find_top();  // which may have moved
   return true;
 }
@@ -92,6 +93,7 @@ void Merge::push(unsigned port, unsigned block, Stretch packets, Stamp stamp) {
   free_ = part.next_free;
   part.packets = packets;
   part.counters = feeds_[port].counters;
+  part.judge = feeds_[port].judge;
   part.port = port;
   part.block = block;
   heap_[size_] = {stamp, order_++, index};
@@ -127,7 +129,7 @@ void Merge::open_block(unsigned port) {
   }
   feed.corrupt[slot] = at;
   feed.newest[slot] = newest;
-  feed.seen = std::max(feed.seen, newest);
+  feed.seen = std::max(feed.seen, std::min(newest, stamp_of(now_ns_)));
 }
 
 /// The top's first packet is another one, or it has none any more.
@@ -145,12 +147,13 @@ void Merge::change_top() {
 
 void Merge::find_top() {
   const Stamp most = std::min(cap_, complete_);
-  done_ = size_ == 0 || heap_[0].stamp > most;
+  const bool from_future = size_ != 0 && heap_[0].stamp > horizon_ && heap_[0].stamp <= cap_;
+  done_ = size_ == 0 || (heap_[0].stamp > most && !from_future);
   corrupt_ = false;
   if (done_) return;
   top_ = &parts_[heap_[0].part];
   corrupt_ = top_->packets.done();
-  rival_ = most + 1;
+  rival_ = from_future ? heap_[0].stamp + 1 : most + 1;
   for (unsigned i = 1; i < std::min(size_, 3u); ++i) rival_ = std::min(rival_, heap_[i].stamp);
 }
 
@@ -176,6 +179,14 @@ void Merge::gave_back(unsigned port) {
 // ---- What can still come ----
 
 void Merge::look(std::uint64_t now_ns) {
+  if (now_ns + window_ns_ < now_ns_) {
+    // The clock was set back: what was known of times is worth nothing.
+    for (Feed& feed : feeds_) feed.seen = feed.complete = 0;
+    complete_ = passed_ = 0;
+  }
+  now_ns_ = now_ns;
+  horizon_ = stamp_of(now_ns + window_ns_);
+  if (passed_ > horizon_) passed_ = stamp_of(now_ns);  // by a packet from the future
   Stamp complete = kEndOfTime;
   Stamp forced = 0;
   for (unsigned port = 0; port < ports_; ++port) {
@@ -216,7 +227,8 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
     const tpacket_hdr_v1& header = feed.source->header(feed.open);
     // A block that the kernel has not opened anew has its old number and count. It is opened before
     // a packet comes to it.
-    const bool anew = __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
+    const bool anew = feed.next_sequence == 0 ||
+                      __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
     feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) == 0;
     if (feed.empty) {
       complete = std::max(complete, minus(now, kDisorderNs));
@@ -229,7 +241,8 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
       complete = std::max(complete, minus(now, window_ns_));
     }
   }
-  feed.complete = std::max(feed.complete, complete);
+  // A packet from the future tells nothing of what can still come.
+  feed.complete = std::max(feed.complete, std::min(complete, now));
 }
 
 std::uint64_t Merge::ripe_ns() const {

@@ -22,16 +22,22 @@
 // A stamp is a little older than the packet's place in the ring; kDisorderNs is taken off for that.
 // What comes later still is passed on at once and told to be late.
 //
+// Stamps and the time are the system's clock, which can be set. Set forward, it makes nothing wait
+// longer. When it is found to have been set back, what is held goes, and all is learned anew; and a
+// packet from the future, further ahead than a window, is not waited for.
+//
 // Looking for the stretches is also what checks a block, so that the walk after it need not.
 //
 // Owns the order, not the packets: blocks are given back by whoever reads (aggregate.h). Memory is
 // allocated when a port is added, and when a block has more stretches than any before.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "block.h"
 #include "counters.h"
+#include "judge.h"
 #include "source.h"
 
 namespace pcapv3 {
@@ -50,10 +56,11 @@ class Merge {
   /// The longest that a packet waits for those of other ports, in nanoseconds.
   void set_window(std::uint64_t window_ns) { window_ns_ = window_ns; }
 
-  /// Takes in the port with the number `port`, below kMostPorts. `source` and `counters`, in which
-  /// late packets are counted, must live until remove(). False if memory is short.
-  bool add(unsigned port, Source& source, Counters& counters);
-  /// Takes a port out, of which all blocks have been given back.
+  /// Takes in the port with the number `port`, below kMostPorts. What is given with it must live as
+  /// long as packets are taken: its filter, and the counters, which get its late packets. False if
+  /// memory is short.
+  bool add(unsigned port, Source& source, Counters& counters, const Judge& judge);
+  /// Takes a port out. Before the first look(), or after the last packet.
   void remove(unsigned port);
 
   /// Opens what blocks the kernel has handed over, a few of each port at most, and finds how far
@@ -74,6 +81,7 @@ class Merge {
   PacketView packet() const { return top_->packets.packet(); }
   /// Of its port.
   Counters& counters() const { return *top_->counters; }
+  const Judge& judge() const { return *top_->judge; }
   void next() {
     const Stamp walked = heap_[0].stamp;
     if (walked < passed_) {
@@ -113,6 +121,11 @@ class Merge {
   bool is_past(Stamp stamp) const {
     return complete_ >= stamp && (size_ == 0 || heap_[0].stamp > stamp);
   }
+  /// Lets all go that is held and stamped up to `stamp`, whatever may still come.
+  void let_go(Stamp stamp) {
+    complete_ = std::max(complete_, stamp);
+    find_top();
+  }
   /// Whether a port has nothing left, neither here nor in the block that the kernel is filling.
   bool is_empty(unsigned port) const { return is_closed(port) && feeds_[port].empty; }
   /// Whether it has no block open.
@@ -125,11 +138,12 @@ class Merge {
   struct Feed {
     Source* source = nullptr;
     Counters* counters = nullptr;
+    const Judge* judge = nullptr;
     unsigned open = 0;                     ///< Blocks opened and not yet given back.
     unsigned stretches[kOpenBlocks] = {};  ///< Not walked to the end, in each of them.
     Stamp newest[kOpenBlocks] = {};        ///< The youngest stamp in each of them.
     PacketCursor corrupt[kOpenBlocks];     ///< At the corrupt packet of those that have one.
-    std::uint64_t next_sequence = 1;       ///< The kernel's number of the block after those.
+    std::uint64_t next_sequence = 0;       ///< The kernel's number of the next block; 0: any.
     Stamp seen = 0;                        ///< The youngest stamp of all.
     Stamp complete = 0;
     unsigned given_back = 0;  ///< Blocks, ever: tells which stretch is of which.
@@ -139,6 +153,7 @@ class Merge {
   struct Part {
     Stretch packets;  ///< None: what is next in the block is corrupt.
     Counters* counters = nullptr;
+    const Judge* judge = nullptr;
     unsigned port = 0;
     unsigned block = 0;  ///< Counted as Feed::given_back counts.
     unsigned next_free = 0;
@@ -175,7 +190,9 @@ class Merge {
   std::uint32_t order_ = 0;
   Stamp complete_ = 0;  // over all ports
   Stamp cap_ = kEndOfTime;
-  Stamp passed_ = 0;  // the youngest walked past
+  std::uint64_t now_ns_ = 0;  // as of the last look
+  Stamp horizon_ = 0;         // a window after that: packets stamped later are from the future
+  Stamp passed_ = 0;          // the youngest walked past
 
   // What the heap's top comes to, found once for as long as it stays the top.
   Part* top_ = nullptr;

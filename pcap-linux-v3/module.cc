@@ -79,6 +79,9 @@ int pcapv3_aggregate_add(pcapv3_aggregate* aggregate, unsigned index, pcapv3_por
                          int socket) {
   return aggregate->add(index, *port, socket) ? 1 : 0;
 }
+int pcapv3_aggregate_has_read(const pcapv3_aggregate* aggregate) {
+  return aggregate->has_read() ? 1 : 0;
+}
 void pcapv3_aggregate_remove(pcapv3_aggregate* aggregate, unsigned index) {
   aggregate->remove(index);
 }

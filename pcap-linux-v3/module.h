@@ -131,6 +131,9 @@ const char* pcapv3_aggregate_error(const struct pcapv3_aggregate* aggregate);
 /* The longest retire timeout that its ports' rings should have, in milliseconds. */
 unsigned pcapv3_aggregate_most_retire_ms(const struct pcapv3_aggregate* aggregate);
 
+/* Whether pcapv3_aggregate_read() has been called. */
+int pcapv3_aggregate_has_read(const struct pcapv3_aggregate* aggregate);
+
 /* Takes in port number `index`, whose socket is `socket`; 0, with a text, if that fails. The port
  * stays its handle's, which removes it before it goes; so does any that was not taken in. */
 int pcapv3_aggregate_add(struct pcapv3_aggregate* aggregate, unsigned index,

@@ -146,10 +146,10 @@ void pcapv3_port::refresh() {
   plan.interface = view.interface;
   plan.loopback = view.loopback;
   if (view.filter_here != 0) {
-    plan.filter = run_filter;
-    plan.filter_owner = handle_;
-    plan.filter_is_whole = view.filter_is_whole != 0;
-    if (view.filter_blocks != 0 && view.own_clock == 0) plan.filter_until = filter_set_;
+    plan.judge.filter = run_filter;
+    plan.judge.owner = handle_;
+    plan.judge.is_whole = view.filter_is_whole != 0;
+    if (view.filter_blocks != 0 && view.own_clock == 0) plan.judge.until = filter_set_;
   }
   filtering_old_blocks_ = view.filter_blocks != 0;
   endless_ = view.endless != 0;

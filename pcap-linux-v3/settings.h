@@ -1,7 +1,8 @@
 // What the person who runs a program asks of the library: the environment variables PCAPV3_*.
 //
 // They are read once, at pcap_activate(), and turned into plain values here. What a value then
-// leads to is decided elsewhere (geometry.h, module.cc). pcap-linux-v3(7) documents each of them.
+// leads to is decided elsewhere (geometry.h, port.cc, aggregate.cc). pcap-linux-v3(7) documents
+// each of them.
 #pragma once
 
 #include <cstdint>

@@ -71,6 +71,8 @@ bool Wait::open(ErrorText& error) {
 
 bool Wait::add(unsigned port, int socket) { return add_to(events_, socket, port); }
 
+void Wait::remove(int socket) { epoll_ctl(events_, EPOLL_CTL_DEL, socket, nullptr); }
+
 bool Wait::collect(bool block, Events& events) {
   constexpr int kAtOnce = 16;
   epoll_event got[kAtOnce];

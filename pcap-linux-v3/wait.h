@@ -24,8 +24,10 @@ class Wait {
 
   /// Makes the descriptors. False, with a text, if they can't be had.
   bool open(ErrorText& error);
-  /// Takes in the socket of port `port`, or tells why not by errno. Closing it takes it out.
+  /// Takes in the socket of port `port`, or tells why not by errno.
   bool add(unsigned port, int socket);
+  /// Takes it out, before it is closed: if a forked process has it too, closing does not.
+  void remove(int socket);
 
   /// Readable when an event is there that collect() has not taken. Ours to close.
   int descriptor() const { return events_; }

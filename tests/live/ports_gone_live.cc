@@ -93,7 +93,7 @@ void gone_and_back(int link_type) {
     ip("link delete " + see(kGoes));
     players[kStays].send(marked(kStays, 100), 100);
   }
-  read_until_told(p, debug, see(kGoes) + ": closed until it comes back", packets);
+  read_until_told(p, debug, see(kGoes) + ": the interface is gone", packets);
   read_until(p, 150, packets);
   CHECK(check_port(packets, kStays, 1, 2) == 100, "port %u", kStays);
   CHECK(check_port(packets, kGoes, 1, 2) == 50, "port %u", kGoes);
@@ -101,7 +101,7 @@ void gone_and_back(int link_type) {
 
   make_port(kGoes);
   packets.clear();
-  read_until_told(p, debug, see(kGoes) + ": back", packets);
+  read_until_told(p, debug, see(kGoes) + ": the interface is back", packets);
   const Players players(2, kStays);
   const Sender out(see(kGoes).c_str());
   out.send(marked(kGoes, 1), 99);  // the other way
@@ -207,7 +207,7 @@ void closed_while_one_is_gone() {
     set_nonblock(p);
     ip("link delete " + see(kGoes));
     Packets packets;
-    read_until_told(p, debug, see(kGoes) + ": closed until it comes back", packets);
+    read_until_told(p, debug, see(kGoes) + ": the interface is gone", packets);
     CHECK(packets.empty(), "%zu packets", packets.size());
   }
   CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);

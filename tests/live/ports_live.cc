@@ -464,27 +464,32 @@ void check_sll2(const Packets& packets, unsigned ports, std::uint32_t first, std
 }
 
 void ethernet_datalinks() {
-  const Handle handle = open_capture({.device = "see0,see1,see2"});
-  pcap_t* p = handle.get();
   const std::vector<int> types = {DLT_EN10MB, DLT_DOCSIS, DLT_LINUX_SLL2};
-  CHECK(datalinks_of(p) == types, "other types");
   const Players players(3);
-  std::uint32_t first = 0;
-  for (const int type : {DLT_DOCSIS, DLT_LINUX_SLL2, DLT_LINUX_SLL2, DLT_EN10MB, DLT_LINUX_SLL2,
-                         DLT_DOCSIS, DLT_EN10MB}) {
-    set_datalink(p, type);
+  for (const int type : types) {
+    const Handle handle = open_capture({.device = "see0,see1,see2"});
+    pcap_t* p = handle.get();
     CHECK(datalinks_of(p) == types, "other types");
-    players.send(first, 20);
+    // There and back again, as often as one likes, until packets are read.
+    for (const int other : {DLT_LINUX_SLL2, DLT_DOCSIS, DLT_LINUX_SLL2, DLT_EN10MB}) {
+      set_datalink(p, other);
+      CHECK(datalinks_of(p) == types, "other types");
+    }
+    set_datalink(p, type);
+    CHECK(pcap_set_datalink(p, DLT_LINUX_SLL) == PCAP_ERROR, "LINUX_SLL was not offered");
+    players.send(0, 20);
     const Packets packets = take_count(p, 60);
     if (type == DLT_LINUX_SLL2) {
-      check_sll2(packets, 3, first, 20);
+      check_sll2(packets, 3, 0, 20);
     } else {
-      check_ports(packets, 3, first, 20);
+      check_ports(packets, 3, 0, 20);
     }
-    first += 20;
+    const int another = type == DLT_LINUX_SLL2 ? DLT_EN10MB : DLT_LINUX_SLL2;
+    CHECK(pcap_set_datalink(p, another) == PCAP_ERROR, "changed after packets were read");
+    CHECK(pcap_datalink(p) == type, "%d", pcap_datalink(p));
+    players.send(20, 20);
+    CHECK(take_count(p, 60).size() == 60, "no packets after that");
   }
-  CHECK(pcap_set_datalink(p, DLT_LINUX_SLL) == PCAP_ERROR, "LINUX_SLL was not offered");
-  CHECK(pcap_datalink(p) == DLT_EN10MB, "%d", pcap_datalink(p));
 }
 
 /// A tun device, which has packets without a link-layer header; it goes away with its descriptor.

@@ -98,7 +98,8 @@ TEST_CASE("a very long name or value can't overrun the text") {
   CHECK(o.error.size() < PCAP_ERRBUF_SIZE);
 }
 
-TEST_CASE("dumpcap has no descriptor to select on, unless that is off, and others if they are named") {
+TEST_CASE(
+    "dumpcap has no descriptor to select on, unless that is off, and others if they are named") {
   const auto hides = [](const char* setting, const char* program) {
     Settings settings;
     settings.blocking = setting;

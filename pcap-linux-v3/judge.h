@@ -1,0 +1,32 @@
+// The filter of a handle, for packets that have to be judged here because the kernel can't, or has
+// not yet: which packets that is. Running it is libpcap's.
+#pragma once
+
+#include <cstdint>
+
+#include "block.h"
+
+namespace pcapv3 {
+
+/// A filter. `wire_length` and `captured_length` are as pcap_offline_filter(3PCAP) takes them.
+/// Returns whether the packet passes.
+using PacketFilter = bool (*)(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
+                              std::uint32_t captured_length, bool tagged, std::uint16_t tci);
+
+struct Judge {
+  PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.
+  void* owner = nullptr;
+  /// When the kernel got the filter: packets stamped later have passed it there, so that those
+  /// which are cut off, maybe too short to be judged once more, are not.
+  Stamp until = kEndOfTime;
+  /// Whether the filter here can judge all that the kernel's can. If not, whole packets stamped
+  /// later are left to the kernel too.
+  bool is_whole = true;
+
+  /// Whether a packet has to be judged here. `is_cut`: not all of its bytes are there.
+  bool concerns(Stamp stamp, bool is_cut) const {
+    return filter != nullptr && ((is_whole && !is_cut) || stamp <= until);
+  }
+};
+
+}  // namespace pcapv3
