@@ -1,6 +1,8 @@
 // Ports of a handle on several that go down or away, and come back; and the end, when none is left.
 // Run by ports.test as ports_live.cc is, on see60 to see63, which nothing else uses.
+#include <linux/capability.h>
 #include <net/if.h>
+#include <sys/syscall.h>
 
 #include <atomic>
 
@@ -198,6 +200,58 @@ void last_one_gone(bool blocking) {
   make_port(kGoes);
 }
 
+/// Takes this process's privileges away, or gives them back: programs such as tcpdump give them up
+/// once they capture. What it runs, as root, has them anew.
+void set_privileged(bool privileged) {
+  static __user_cap_data_struct all[2];
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  if (!privileged) CHECK(syscall(SYS_capget, &header, all) == 0, "%s", std::strerror(errno));
+  __user_cap_data_struct sets[2] = {all[0], all[1]};
+  if (!privileged) sets[0].effective = sets[1].effective = 0;
+  CHECK(syscall(SYS_capset, &header, sets) == 0, "%s", std::strerror(errno));
+}
+
+void gone_and_back_without_privileges() {
+  Record debug("PCAPV3_DEBUG");
+  const Handle handle = open_capture({.device = kPorts});
+  pcap_t* p = handle.get();
+  set_nonblock(p);
+  Packets packets;
+  set_privileged(false);
+  ip("link delete " + see(kGoes));
+  read_until_told(p, debug, see(kGoes) + ": the interface is gone", packets);
+  make_port(kGoes);
+  read_until_told(p, debug, see(kGoes) + ": the interface is back", packets);
+  set_privileged(true);
+  const Players players(2, kStays);
+  players.send(0, 50);
+  read_until(p, 100, packets);
+  CHECK(check_port(packets, kGoes, 0, 1) == 50, "port %u", kGoes);
+}
+
+/// An interface of another kind takes the name for a while: its frames can't be read as Ethernet.
+void back_as_another_kind() {
+  Record debug("PCAPV3_DEBUG");
+  const Handle handle = open_capture({.device = kPorts});
+  pcap_t* p = handle.get();
+  set_nonblock(p);
+  Packets packets;
+  ip("link delete " + see(kGoes));
+  read_until_told(p, debug, see(kGoes) + ": the interface is gone", packets);
+  ip("tuntap add dev " + see(kGoes) + " mode tun");
+  ip("link set " + see(kGoes) + " up");
+  while (pcap_dispatch(p, -1, keep, user(packets)) > 0) {
+  }
+  CHECK(debug.text().find("is back") == std::string::npos, "a tun device was taken");
+  ip("link delete " + see(kGoes));
+  make_port(kGoes);
+  read_until_told(p, debug, see(kGoes) + ": the interface is back", packets);
+  const Players players(2, kStays);
+  players.send(0, 50);
+  read_until(p, 100, packets);
+  CHECK(check_port(packets, kGoes, 0, 1) == 50, "port %u", kGoes);
+}
+
 void closed_while_one_is_gone() {
   const std::size_t before = count_descriptors();
   {
@@ -219,6 +273,9 @@ const Test kTests[] = {
     {"one port goes and comes back: filter, direction, counts", [] { gone_and_back(DLT_EN10MB); }},
     {"the same on LINUX_SLL2", [] { gone_and_back(DLT_LINUX_SLL2); }},
     {"the other port misses nothing meanwhile", gone_and_back_under_traffic},
+    {"one comes back when the program has no privileges any more",
+     gone_and_back_without_privileges},
+    {"one comes back after an interface of another kind had its name", back_as_another_kind},
     {"a handle is closed while a port is gone", closed_while_one_is_gone},
     {"the last one goes, in a loop that blocks", [] { last_one_gone(true); }},
     {"the last one goes, with select", [] { last_one_gone(false); }},

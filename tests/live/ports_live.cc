@@ -333,6 +333,12 @@ void nothing_is_left() {
     setenv("PCAPV3_BLOCK", "4097", 1);
     check_refused("see0,see1", {"PCAPV3_BLOCK"}, PCAP_ERROR);
     unsetenv("PCAPV3_BLOCK");
+    setenv("PCAPV3_BUFFER", "much", 1);  // found out before any port is opened
+    check_refused("see0,see1", {"PCAPV3_BUFFER"}, PCAP_ERROR);
+    unsetenv("PCAPV3_BUFFER");
+    ip("link property add dev see1 altname other1");
+    check_refused("see0,see1,other1", {"other1", "same interface"}, PCAP_ERROR);
+    ip("link property del dev see1 altname other1");
     CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);
     CHECK(count_mappings() == 0, "%zu rings", count_mappings());
   }
