@@ -4,22 +4,17 @@
 // script run's. CPU time is that of this process alone, its system calls and what interrupts it in
 // it; the command is a process of its own.
 //
-//   reader [OPTION]... count INTERFACE COMMAND...    read all; -e: stall now and then
+//   reader [OPTION]... count INTERFACE COMMAND...    read all; -e: stall now and then; -c: by which
+//                                                    call; -r: without libpcap; -o: and write it
 //   reader [OPTION]... latency INTERFACE COMMAND...  and tell the time from stamp to callback
 //   reader [OPTION]... hold INTERFACE COMMAND...     read nothing, and tell what the ring holds
 //   reader [OPTION]... many INTERFACE COMMAND...     sixteen handles at once
 //   reader [OPTION]... activate INTERFACE            time pcap_activate
-#include <arpa/inet.h>
-#include <linux/filter.h>
-#include <linux/if_packet.h>
-#include <net/ethernet.h>
-#include <net/if.h>
+#include <fcntl.h>
 #include <pcap/pcap.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,18 +26,27 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "raw_ring.h"
+
 namespace {
 
+using pcapv3::bench::RawPacket;
+using pcapv3::bench::RawRing;
+
 struct Options {
-  bool immediate = false;   // -i
-  int snapshot = 262144;    // -s: tcpdump's
-  int timeout_ms = 100;     // -t
-  std::uint64_t every = 0;  // -e: stall after so many packets...
-  unsigned stall_ms = 0;    // -w: ...for so long
-  int raw = 0;              // -r 1|2|3: hold: a ring of that version, without libpcap
+  bool immediate = false;        // -i
+  int snapshot = 262144;         // -s: tcpdump's
+  int timeout_ms = 100;          // -t
+  std::uint64_t every = 0;       // -e: stall after so many packets...
+  unsigned stall_ms = 0;         // -w: ...for so long
+  int raw = 0;                   // -r 1|2|3: count, hold: a ring of that version, without libpcap
+  unsigned buffer_mib = 0;       // -b: ring; 0: the library's choice
+  std::string call = "loop";     // -c loop|dispatch|next_ex: count
+  const char* output = nullptr;  // -o: count with -r: a file to write packets to
 } options;
 
 double clock_ns(clockid_t clock) {
@@ -97,6 +101,9 @@ pcap_t* create(const char* interface) {
   pcap_set_timeout(handle, options.timeout_ms);
   pcap_set_immediate_mode(handle, options.immediate ? 1 : 0);
   pcap_set_promisc(handle, 1);
+  if (options.buffer_mib != 0) {
+    pcap_set_buffer_size(handle, static_cast<int>(options.buffer_mib << 20));
+  }
   pcap_set_tstamp_precision(handle, PCAP_TSTAMP_PRECISION_NANO);
   return handle;
 }
@@ -165,6 +172,40 @@ double quantile(std::vector<double>& values, double which) {
 
 // ---- What is measured ----
 
+void print_count(std::uint64_t packets, std::uint64_t received, std::uint64_t dropped, double cpu) {
+  if (packets + dropped != received) give_up("count", "packets were neither delivered nor dropped");
+  std::printf("packets %llu received %llu dropped %llu dropped_percent %.3f cpu_ns %.1f\n",
+              static_cast<unsigned long long>(packets), static_cast<unsigned long long>(received),
+              static_cast<unsigned long long>(dropped),
+              100.0 * static_cast<double>(dropped) / static_cast<double>(received + !received),
+              cpu / static_cast<double>(packets + !packets));
+}
+
+/// Reads by the call that is to be measured until the traffic has ended.
+void read_all(pcap_t* handle, pcap_handler callback, Count& count) {
+  auto* user = reinterpret_cast<u_char*>(&count);
+  int status = 0;
+  if (options.call == "loop") {
+    while (traffic_ended == 0 && status != PCAP_ERROR) {
+      status = pcap_loop(handle, -1, callback, user);
+    }
+  } else if (options.call == "dispatch") {
+    while (traffic_ended == 0 && status != PCAP_ERROR) {
+      status = pcap_dispatch(handle, -1, callback, user);
+    }
+  } else if (options.call == "next_ex") {
+    pcap_pkthdr* header = nullptr;
+    const u_char* data = nullptr;
+    while (traffic_ended == 0 && status != PCAP_ERROR) {
+      status = pcap_next_ex(handle, &header, &data);
+      if (status == 1) ++count.packets;
+    }
+  } else {
+    give_up(options.call.c_str(), "no such call");
+  }
+  if (status == PCAP_ERROR) give_up(options.call.c_str(), pcap_geterr(handle));
+}
+
 void run_count(const char* interface, char** command, bool timed) {
   pcap_t* handle = open_warm(interface);
   Count count;
@@ -175,27 +216,112 @@ void run_count(const char* interface, char** command, bool timed) {
   looping = handle;
   const double start = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
   start_traffic(command);
-  while (traffic_ended == 0) {
-    const int status = pcap_loop(handle, -1, callback, reinterpret_cast<u_char*>(&count));
-    if (status == PCAP_ERROR) give_up("pcap_loop", pcap_geterr(handle));
-  }
+  read_all(handle, callback, count);
   pcap_stat stats = {};
   read_rest(handle, callback, count, stats);
   const double cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - start;
   wait_for_traffic();
-  if (count.packets + stats.ps_drop != stats.ps_recv) {
-    give_up("count", "packets were neither delivered nor dropped");
-  }
-  std::printf("packets %llu received %u dropped %u dropped_percent %.3f cpu_ns %.1f\n",
-              static_cast<unsigned long long>(count.packets), stats.ps_recv, stats.ps_drop,
-              100.0 * stats.ps_drop / std::max(stats.ps_recv, 1u),
-              cpu / static_cast<double>(std::max<std::uint64_t>(count.packets, 1)));
+  print_count(count.packets, stats.ps_recv, stats.ps_drop, cpu);
   if (timed) {
     std::printf("median_us %.0f p99_us %.0f p999_us %.0f max_us %.0f\n",
                 quantile(count.latencies_us, 0.5), quantile(count.latencies_us, 0.99),
                 quantile(count.latencies_us, 0.999), quantile(count.latencies_us, 1));
+    for (const int percent : {0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 100}) {
+      std::printf("quantile_%d %.0f\n", percent, quantile(count.latencies_us, percent / 100.0));
+    }
   }
   pcap_close(handle);
+}
+
+/// A savefile written in large pieces: the least that a program like tcpdump -w has to do.
+class Writer {
+ public:
+  explicit Writer(const char* path)
+      : fd_(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)), buffer_(kPiece + kMost) {
+    if (fd_ < 0) give_up(path, std::strerror(errno));
+    const pcap_file_header header = {.magic = 0xa1b2c3d4,
+                                     .version_major = PCAP_VERSION_MAJOR,
+                                     .version_minor = PCAP_VERSION_MINOR,
+                                     .thiszone = 0,
+                                     .sigfigs = 0,
+                                     .snaplen = static_cast<bpf_u_int32>(options.snapshot),
+                                     .linktype = DLT_EN10MB};
+    put(&header, sizeof(header));
+  }
+  ~Writer() {
+    flush();
+    close(fd_);
+  }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+
+  void write_packet(const RawPacket& p) {
+    const std::uint32_t record[4] = {p.seconds, p.nanoseconds / 1000, p.stored, p.length};
+    if (p.stored > kMost - sizeof(record)) give_up("write", "a packet of more than 1 MiB");
+    put(record, sizeof(record));
+    put(p.bytes, p.stored);
+    if (used_ >= kPiece) flush();
+  }
+
+ private:
+  static constexpr std::size_t kPiece = 1 << 20;
+  static constexpr std::size_t kMost = 1 << 20;  // of one packet, so that it fits behind a piece
+
+  void put(const void* bytes, std::size_t length) {
+    std::memcpy(buffer_.data() + used_, bytes, length);
+    used_ += length;
+  }
+  void flush() {
+    const std::size_t piece = used_ < kPiece ? used_ : kPiece;
+    for (std::size_t done = 0; done < piece;) {
+      const ssize_t n = write(fd_, buffer_.data() + done, piece - done);
+      if (n < 0 && errno != EINTR) give_up("write", std::strerror(errno));
+      if (n > 0) done += static_cast<std::size_t>(n);
+    }
+    used_ -= piece;
+    std::memmove(buffer_.data(), buffer_.data() + piece, used_);
+  }
+
+  int fd_;
+  std::vector<char> buffer_;
+  std::size_t used_ = 0;
+};
+
+pcapv3::bench::RingRequest raw_request() {
+  return {.version = options.raw,
+          .blocks = options.buffer_mib != 0 ? options.buffer_mib : 64,
+          .snapshot = static_cast<unsigned>(options.snapshot),
+          .retire_ms = static_cast<unsigned>(options.timeout_ms)};
+}
+
+/// As run_count, without libpcap.
+void run_raw_count(const char* interface, char** command) {
+  std::optional<RawRing> ring;
+  ring.emplace(interface, raw_request());  // twice, as open_warm
+  ring.emplace(interface, raw_request());
+  std::optional<Writer> writer;
+  if (options.output != nullptr) writer.emplace(options.output);
+  std::uint64_t packets = 0;
+  std::uint64_t received = 0;
+  std::uint64_t dropped = 0;
+  const auto read_once = [&] {
+    pollfd readable = {.fd = ring->fd(), .events = POLLIN, .revents = 0};
+    poll(&readable, 1, 100);
+    packets += writer ? ring->walk([&](const RawPacket& p) { writer->write_packet(p); })
+                      : ring->walk([](const RawPacket&) {});
+  };
+  const double start = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+  start_traffic(command);
+  while (traffic_ended == 0) read_once();
+  const double limit = clock_ns(CLOCK_MONOTONIC) + 5e9;
+  while (ring->add_statistics(received, dropped),
+         packets + dropped < received && clock_ns(CLOCK_MONOTONIC) < limit) {
+    read_once();
+  }
+  writer.reset();
+  const double cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - start;
+  wait_for_traffic();
+  print_count(packets, received, dropped, cpu);
 }
 
 void run_many(const char* interface, char** command) {
@@ -235,50 +361,6 @@ void run_activate(const char* interface) {
 
 // ---- Rings that nobody reads ----
 
-constexpr unsigned align(unsigned bytes) { return TPACKET_ALIGN(bytes); }
-
-/// A ring of version 1, 2 or 3 without libpcap. V1 and V2 get slots as stock libpcap makes them for
-/// V2 on an Ethernet interface without offloads: the header, 256 bytes for a link-layer header
-/// whose size it can't know, and the snapshot length or the MTU and 18 bytes, whichever is less; 2
-/// MiB of them. V3 gets 64 MiB, and no reserved room: the least that the kernel itself needs.
-int open_raw(const char* interface) {
-  tpacket_req3 ring = {};
-  socklen_t length = sizeof(ring);
-  if (options.raw == 3) {
-    ring.tp_block_size = ring.tp_frame_size = 1 << 20;
-    ring.tp_block_nr = ring.tp_frame_nr = 64;
-    ring.tp_retire_blk_tov = 1000;
-  } else {
-    constexpr unsigned kLargestFrame = 1500 + 18;
-    static_assert(align(sizeof(tpacket2_hdr)) == align(sizeof(tpacket_hdr)));
-    const unsigned headers = align(TPACKET2_HDRLEN + 256) + 4 - 256;  // 4: a VLAN tag
-    const unsigned stored = std::min(static_cast<unsigned>(options.snapshot), kLargestFrame);
-    ring.tp_frame_size = align(headers + stored);
-    ring.tp_block_size = 4096;
-    ring.tp_block_nr = (2 << 20) / ring.tp_block_size;
-    ring.tp_frame_nr = ring.tp_block_nr * (ring.tp_block_size / ring.tp_frame_size);
-    length = sizeof(tpacket_req);
-  }
-  // What a filter returns is how much is stored.
-  sock_filter store = {BPF_RET | BPF_K, 0, 0, static_cast<unsigned>(options.snapshot)};
-  const sock_fprog program = {.len = 1, .filter = &store};
-  const int version = options.raw - 1;  // TPACKET_V1 is 0
-  sockaddr_ll address = {};
-  address.sll_family = AF_PACKET;
-  address.sll_protocol = htons(ETH_P_ALL);
-  address.sll_ifindex = static_cast<int>(if_nametoindex(interface));
-  const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-  if (fd < 0 || setsockopt(fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0 ||
-      setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) != 0 ||
-      setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, length) != 0 ||
-      mmap(nullptr, std::size_t{ring.tp_block_size} * ring.tp_block_nr, PROT_READ | PROT_WRITE,
-           MAP_SHARED, fd, 0) == MAP_FAILED ||
-      bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
-    give_up("raw ring", std::strerror(errno));
-  }
-  return fd;
-}
-
 /// What this process has mapped of packet sockets' rings, whoever made them.
 double mapped_ring_mib() {
   double bytes = 0;
@@ -296,9 +378,13 @@ double mapped_ring_mib() {
 
 void run_hold(const char* interface, char** command) {
   pcap_t* handle = nullptr;
-  int fd = -1;
+  std::optional<RawRing> ring;
   if (options.raw != 0) {
-    fd = open_raw(interface);
+    // V1 and V2 get blocks as stock libpcap makes them, 2 MiB of them. V3 gets 64 MiB, and no
+    // reserved room: the least that the kernel itself needs.
+    pcapv3::bench::RingRequest request = raw_request();
+    if (options.raw != 3) request.block_bytes = 4096, request.blocks = 512;
+    ring.emplace(interface, request);
   } else {
     handle = create(interface);
     activate(handle);
@@ -310,26 +396,26 @@ void run_hold(const char* interface, char** command) {
   }
   start_traffic(command);
   wait_for_traffic();
-  tpacket_stats_v3 raw = {};
-  pcap_stat stats = {};
-  if (handle != nullptr) {
-    pcap_stats(handle, &stats);
+  std::uint64_t received = 0;
+  std::uint64_t dropped = 0;
+  if (ring) {
+    ring->add_statistics(received, dropped);
   } else {
-    socklen_t length = sizeof(raw);
-    getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &raw, &length);
-    stats.ps_recv = raw.tp_packets;
-    stats.ps_drop = raw.tp_drops;
+    pcap_stat stats = {};
+    pcap_stats(handle, &stats);
+    received = stats.ps_recv;
+    dropped = stats.ps_drop;
   }
-  if (stats.ps_drop == 0) give_up("hold", "the traffic did not fill the ring");
+  if (dropped == 0) give_up("hold", "the traffic did not fill the ring");
+  const auto held = static_cast<double>(received - dropped);
   const double mib = mapped_ring_mib();
-  std::printf("held %u ring_mib %.2f per_mib %.0f\n", stats.ps_recv - stats.ps_drop, mib,
-              (stats.ps_recv - stats.ps_drop) / mib);
+  std::printf("held %.0f ring_mib %.2f per_mib %.0f\n", held, mib, held / mib);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (int option; (option = getopt(argc, argv, "+is:t:e:w:r:")) != -1;) {
+  for (int option; (option = getopt(argc, argv, "+is:t:e:w:r:b:c:o:")) != -1;) {
     switch (option) {
       case 'i':
         options.immediate = true;
@@ -349,6 +435,15 @@ int main(int argc, char** argv) {
       case 'r':
         options.raw = std::atoi(optarg);
         break;
+      case 'b':
+        options.buffer_mib = static_cast<unsigned>(std::atoi(optarg));
+        break;
+      case 'c':
+        options.call = optarg;
+        break;
+      case 'o':
+        options.output = optarg;
+        break;
       default:
         return EXIT_FAILURE;
     }
@@ -357,7 +452,9 @@ int main(int argc, char** argv) {
   const std::string mode = argv[optind];
   const char* interface = argv[optind + 1];
   char** command = argv + optind + 2;
-  if (mode == "count") {
+  if (mode == "count" && options.raw != 0) {
+    run_raw_count(interface, command);
+  } else if (mode == "count") {
     run_count(interface, command, false);
   } else if (mode == "latency") {
     run_count(interface, command, true);
