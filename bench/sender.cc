@@ -94,8 +94,8 @@ std::uint64_t now() {
   return static_cast<std::uint64_t>(t.tv_sec) * kSecond + static_cast<std::uint64_t>(t.tv_nsec);
 }
 
-void sleep_until(std::uint64_t when) {
-  if (now() >= when) return;  // even a sleep that is over already costs a timer interrupt
+void sleep_until(std::uint64_t when, std::uint64_t early) {
+  if (now() + early >= when) return;  // even a sleep that is over already costs a timer interrupt
   const timespec t = {.tv_sec = static_cast<time_t>(when / kSecond),
                       .tv_nsec = static_cast<long>(when % kSecond)};
   while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr) == EINTR) {
@@ -135,8 +135,9 @@ std::vector<int> open_sockets(char* interfaces) {
 int main(int argc, char** argv) {
   if (argc < 4) {
     std::fprintf(stderr,
-                 "usage: %s INTERFACE[:TIMES][,...] COUNT SIZE[,SIZE]... [RATE [BATCH]]\n"
+                 "usage: %s INTERFACE[:TIMES][,...] COUNT SIZE[,SIZE]... [RATE [BATCH [EARLY]]]\n"
                  "Several interfaces take turns, each with TIMES batches in a row.\n"
+                 "EARLY: what is due within so many us is sent at once, to sleep less often\n"
                  "COUNT 0 only switches off the interface's offloads, TSO and GSO\n",
                  argv[0]);
     return EXIT_FAILURE;
@@ -144,6 +145,7 @@ int main(int argc, char** argv) {
   const std::uint64_t count = std::strtoull(argv[2], nullptr, 10);
   const std::uint64_t rate = argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 0;
   const std::size_t batch = argc > 5 ? std::strtoul(argv[5], nullptr, 10) : 1;
+  const std::uint64_t early = argc > 6 ? std::strtoull(argv[6], nullptr, 10) * 1000 : 0;
   std::vector<std::vector<char>> messages;
   for (char* size = std::strtok(argv[3], ","); size != nullptr; size = std::strtok(nullptr, ",")) {
     messages.push_back(make_message(std::max(std::strtoul(size, nullptr, 10), kFrameHeaders + 1),
@@ -160,7 +162,7 @@ int main(int argc, char** argv) {
   std::uint32_t sequence = 0;
   std::size_t turn = 0;
   for (std::uint64_t sent = 0; sent < count;) {
-    if (rate != 0) sleep_until(start + sent * kSecond / rate);
+    if (rate != 0) sleep_until(start + sent * kSecond / rate, early);
     for (std::vector<char>& message : messages) {
       const std::uint32_t number = htonl(sequence);
       std::memcpy(message.data() + offsetof(Headers, tcp.seq), &number, sizeof(number));
