@@ -74,7 +74,7 @@ bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error)
     }
   } else {
     block = std::bit_floor(std::max<std::uint64_t>(bytes / 64, 1));
-    block = std::max(std::min(block, wish.most_block), least_block);
+    block = std::max(std::min(block, kLargestBlockBytes), least_block);
     while (blocks_in(bytes, block) < needed && block / 2 >= least_block) block /= 2;
   }
 

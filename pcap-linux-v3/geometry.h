@@ -22,9 +22,6 @@ inline constexpr std::uint64_t kMiB = 1 << 20;
 inline constexpr std::uint64_t kStockRingBytes = 2 * kMiB;
 inline constexpr std::uint64_t kDefaultRingBytes = 64 * kMiB;
 inline constexpr std::uint64_t kLargestBlockBytes = 1 * kMiB;
-/// The same for ports that are merged: blocks are looked through before they are read, a few of
-/// each port at a time, which is to happen in the processor's cache.
-inline constexpr std::uint64_t kMergedBlockBytes = kMiB / 8;
 /// The stall of the reader that a ring rides out whatever the timeout, in milliseconds.
 inline constexpr std::uint32_t kStallMs = 250;
 /// The retire timeout for a tool that sets none. Stock libpcap has no timeout then, so that packets
@@ -43,9 +40,8 @@ struct RingWish {
   int timeout_ms = 0;                ///< pcap_set_timeout(3PCAP); 0 or less: none.
   bool immediate = false;            ///< pcap_set_immediate_mode(3PCAP).
   std::uint32_t most_retire_ms = 0;  ///< No longer than this, unless set; 0: no such limit.
-  std::uint64_t most_block = kLargestBlockBytes;  ///< No larger than this, if the packets allow it.
-  bool drain = false;                             ///< The open block is to be had soon at the end.
-  std::uint64_t free_bytes = 0;                   ///< Memory that can be had on this machine.
+  bool drain = false;                ///< The open block is to be had soon at the end.
+  std::uint64_t free_bytes = 0;      ///< Memory that can be had on this machine.
   std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.
   std::uint32_t page_bytes = 4096;
 };

@@ -92,10 +92,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   w.timeout_ms = wish.timeout_ms;
   w.immediate = wish.immediate != 0;
   of_several_ = wish.most_retire_ms != 0;
-  if (of_several_) {
-    w.most_retire_ms = wish.most_retire_ms;
-    w.most_block = pcapv3::kMergedBlockBytes;
-  }
+  w.most_retire_ms = wish.most_retire_ms;
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
   w.largest_packet = largest_packet_ = pcapv3::largest_packet(wish.interface);
