@@ -154,7 +154,7 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
     }
     if (delivered > 0 || (looked && !endless_)) return leave(delivered);
     if (!has_ports()) return PCAP_ERROR;
-    if (collected && timeout_ns_ == 0) return leave(0);
+    if (collected && (nonblocking_ || timeout_ns_ == 0)) return leave(0);
     if (!nonblocking_) {
       if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
       wake_in_time();
