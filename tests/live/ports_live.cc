@@ -1121,6 +1121,16 @@ void nonblocking() {
   }
 }
 
+/// As nonblocking(), and reads that block come back by the time-out.
+void without_descriptor() {
+  setenv("PCAPV3_BLOCKING", program_invocation_short_name, 1);
+  CHECK(pcap_get_selectable_fd(open_capture({.device = "see0,see1"}).get()) == -1, "it has one");
+  nonblocking();
+  const Handle handle = open_capture({.device = "see0,see1", .timeout_ms = 50});
+  Packets packets;
+  CHECK(pcap_dispatch(handle.get(), -1, keep, user(packets)) == 0, "not by the time-out");
+}
+
 const Test kTests[] = {
     {"2 ports, equal load: each packet once, in order", [] { in_order(2, equal); }},
     {"4 ports, equal load", [] { in_order(4, equal); }},
@@ -1185,6 +1195,7 @@ const Test kTests[] = {
     {"epoll by edges, when only time passes", [] { only_time_passes(Waiting::kEpollEdge); }},
     {"a read, when only time passes; a late packet", only_time_passes_in_a_read},
     {"non-blocking mode", nonblocking},
+    {"a handle without a descriptor", without_descriptor},
 };
 
 }  // namespace
