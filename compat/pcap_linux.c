@@ -422,7 +422,10 @@ static int port_activate(pcap_t* p) {
   joined(p)->copying_oneshot = p->oneshot_callback;
   p->oneshot_callback = port_oneshot;
   if (pcapv3_hides_descriptor(port)) p->selectable_fd = -1;
-  joined(p)->arptype = iface_get_arptype(p->fd, p->opt.device, p->errbuf);
+  if (joined(p)->aggregate != NULL) {
+    char unused[PCAP_ERRBUF_SIZE]; /* the handle's text may be a warning */
+    joined(p)->arptype = iface_get_arptype(p->fd, p->opt.device, unused);
+  }
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
   pcapv3_refresh(port);
   return status;
