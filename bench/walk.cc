@@ -56,6 +56,8 @@ class FullRing {
         packet.tp_mac = static_cast<std::uint16_t>(mac);
         packet.tp_snaplen = packet.tp_len = kPacketBytes;
         std::memcpy(base + h.blk_len, &packet, sizeof(packet));
+        h.ts_last_pkt.ts_sec = packet.tp_sec;
+        h.ts_last_pkt.ts_nsec = packet.tp_nsec;
         h.blk_len += length;
         ++h.num_pkts;
       }

@@ -439,3 +439,18 @@ int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char
   *net = *mask = 0;
   return 0;
 }
+
+int stock_fileno(pcap_t*);
+int stock_get_selectable_fd(pcap_t*);
+
+/* A program that has the descriptor of an aggregate may wait on it. */
+static int lent(pcap_t* p, int descriptor) {
+  if (descriptor >= 0 && p->read_op == aggregate_read) {
+    pcapv3_aggregate_watch_descriptor(of(p)->module);
+  }
+  return descriptor;
+}
+
+int pcap_fileno(pcap_t* p) { return lent(p, stock_fileno(p)); }
+
+int pcap_get_selectable_fd(pcap_t* p) { return lent(p, stock_get_selectable_fd(p)); }

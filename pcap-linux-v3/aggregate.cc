@@ -115,12 +115,10 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
   drain_.begin_read(most > 1);
   set_cap();
-  // A program with a descriptor may have waited by select(2) for an event that brings nothing, such
-  // as a block that was read already: its read must not wait on then. To be asked before that block
-  // is given back, which takes the event away.
-  if (!nonblocking_ && timeout_ns_ == 0 && merge_.done() && !collect(false, collected)) {
-    return PCAP_ERROR;
-  }
+  // A program that waits by select(2) may have done so for an event that brings nothing, such as a
+  // block that was read already: its read must not wait on then. To be asked before that block is
+  // given back, which takes the event away.
+  if (watched_ && !nonblocking_ && merge_.done() && !collect(0, collected)) return PCAP_ERROR;
   for (;;) {
     if (*break_flag_ != 0) {
       *break_flag_ = 0;
@@ -136,7 +134,7 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
       if (!look_after_ports()) return PCAP_ERROR;
       if (delivered < most) continue;
       // Its block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
-      wait_.stay_awake();
+      if (watched_) wait_.stay_awake();
       return delivered;
     }
     if (drain_.active()) {
@@ -155,12 +153,9 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
     if (delivered > 0 || (looked && !endless_)) return leave(delivered);
     if (!has_ports()) return PCAP_ERROR;
     if (collected && (nonblocking_ || timeout_ns_ == 0)) return leave(0);
-    if (!nonblocking_) {
-      if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
-      wake_in_time();
-    }
+    if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
     bool some = false;
-    if (!collect(!nonblocking_, some)) return PCAP_ERROR;
+    if (!collect(nonblocking_ ? 0 : until_next(), some)) return PCAP_ERROR;
     if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
     collected = nonblocking_ || (some && !endless_);
   }
@@ -174,7 +169,7 @@ int pcapv3_aggregate::corrupt_block() {
   const auto [index, ahead, cursor] = merge_.drop_corrupt();
   pcapv3_port& port = *ports_[index];
   pcap_linux_error(handle_, port.corrupt_block(cursor, port.source().index(ahead)));
-  wait_.stay_awake();
+  if (watched_) wait_.stay_awake();
   return PCAP_ERROR;
 }
 
@@ -188,12 +183,12 @@ void pcapv3_aggregate::look() {
   merge_.look(pcapv3::realtime_ns());
 }
 
-/// Takes the events that there are, with `block` once there are some; `some` tells whether. False,
-/// with the handle's error text, if it can't.
-bool pcapv3_aggregate::collect(bool block, bool& some) {
+/// Takes the events that there are, and waits up to `wait_ns` for one; `some` tells whether there
+/// were any. False, with the handle's error text, if it can't.
+bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   pcapv3::Wait::Events events;
   drain_.set_waiting(true);
-  const bool ok = wait_.collect(block, events);
+  const bool ok = wait_.collect(wait_ns, events);
   drain_.set_waiting(false);
   if (!ok) {
     error_.set("can't wait for packets: %s", std::strerror(errno));
@@ -210,31 +205,35 @@ bool pcapv3_aggregate::collect(bool block, bool& some) {
 bool pcapv3_aggregate::look_after_ports() {
   constexpr std::uint64_t kEveryNs = 100 * kNsPerMs;
   bool some;
-  return pcapv3::realtime_ns() - collected_ns_ < kEveryNs || collect(false, some);
+  return pcapv3::realtime_ns() - collected_ns_ < kEveryNs || collect(0, some);
+}
+
+/// The program has been given the descriptor: from now on it tells of packets that may go because
+/// time has passed, which costs two system calls a read.
+void pcapv3_aggregate::watch_descriptor() {
+  if (watched_) return;
+  watched_ = true;
+  wait_.stay_awake();
 }
 
 /// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
 /// it may.
 int pcapv3_aggregate::leave(int status) {
-  wake_in_time();
+  if (watched_) wait_.wake_in(until_next());
   return status;
 }
 
-/// Has an event made for what time alone brings about: packets that may go, or the end of the last
-/// port, which nothing else may tell of any more.
-void pcapv3_aggregate::wake_in_time() {
-  std::uint64_t when = ~std::uint64_t{0};
+/// How long until time alone brings something about, in nanoseconds: packets that may go, the end
+/// of a read, or the end of the last port, which nothing else may tell of any more.
+std::uint64_t pcapv3_aggregate::until_next() const {
+  std::uint64_t when = pcapv3::Wait::kForEver;
   if (merge_.holds()) {
     when = merge_.ripe_ns();
   } else if (gone_ == all()) {
     when = gone_ns_ + window_ns_;
   }
   if (give_up_ns_ != 0) when = std::min(when, give_up_ns_);
-  if (when == ~std::uint64_t{0}) {
-    wait_.do_not_wake();
-  } else {
-    wait_.wake_in(until(when));
-  }
+  return when == pcapv3::Wait::kForEver ? when : until(when);
 }
 
 /// Ends a read that a break is to end; see pcapv3_port::end_drain.
@@ -242,8 +241,7 @@ int pcapv3_aggregate::drained(bool complete) {
   *break_flag_ = 0;
   drain_.stop();
   for (unsigned i = 0; i < count_; ++i) ports_[i]->close_books(complete);
-  wake_in_time();
-  return PCAP_ERROR_BREAK;
+  return leave(PCAP_ERROR_BREAK);
 }
 
 // ---- Ports that come and go ----

@@ -45,6 +45,7 @@ struct pcapv3_aggregate {
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
   void set_endless(bool endless) { endless_ = endless; }
   int descriptor() const { return wait_.descriptor(); }
+  void watch_descriptor();
   bool hides_descriptor(int timeout_ms);
   std::uint32_t most_retire_ms() const;
 
@@ -59,8 +60,8 @@ struct pcapv3_aggregate {
  private:
   void look();
   int corrupt_block();
-  bool collect(bool block, bool& some);
-  void wake_in_time();
+  bool collect(std::uint64_t wait_ns, bool& some);
+  std::uint64_t until_next() const;
   int drained(bool complete);
   int leave(int status);
   void set_cap();
@@ -90,6 +91,7 @@ struct pcapv3_aggregate {
   std::uint64_t window_ns_ = 0;
   std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
+  bool watched_ = false;          // the program may wait by the descriptor
   bool nonblocking_ = false;
   bool endless_ = false;
   bool has_read_ = false;

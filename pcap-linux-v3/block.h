@@ -14,6 +14,7 @@
 
 #include <linux/if_packet.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -62,7 +63,7 @@ class PacketView {
 };
 
 /// Neighbours in a block that have been walked once, by a PacketCursor, so that nothing is checked
-/// again. Made by that only.
+/// again. Made of what that tells only.
 class Stretch {
  public:
   /// None.
@@ -72,6 +73,9 @@ class Stretch {
   std::uint32_t left() const { return left_; }
   /// The current packet. Only when not done().
   PacketView packet() const { return PacketView(at_); }
+  bool is_at(const Stretch& other) const { return at_ == other.at_; }
+  /// So many packets more have been walked, behind the last one.
+  void grow(std::uint32_t packets) { left_ += packets; }
   void next() {
     --left_;
     at_ += reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
@@ -89,6 +93,8 @@ class Stretch {
 /// makes it corrupt() for good, with offset() telling where.
 class PacketCursor {
  public:
+  class Hand;
+
   /// A cursor over nothing: done at once.
   PacketCursor() = default;
 
@@ -96,68 +102,102 @@ class PacketCursor {
   /// `headroom` is what packets have been promised in front of their bytes, by PACKET_RESERVE, for
   /// headers that are put there.
   PacketCursor(tpacket_block_desc* block, std::uint32_t block_bytes, std::uint32_t headroom)
-      : base_(reinterpret_cast<std::uint8_t*>(block)), headroom_(headroom) {
+      : base_(reinterpret_cast<std::uint8_t*>(block)),
+        at_(base_),
+        least_mac_(kPacketHeaderBytes + headroom) {
     const tpacket_hdr_v1& h = block->hdr.bh1;
     left_ = h.num_pkts;
     if (left_ == 0) return;
-    if (h.blk_len > block_bytes || h.offset_to_first_pkt < sizeof(*block) ||
-        h.offset_to_first_pkt % kPacketAlignment != 0 || h.offset_to_first_pkt > h.blk_len) {
-      corrupt_ = true;
-      return;
+    end_ = base_ + std::min(h.blk_len, block_bytes);
+    if (h.blk_len > block_bytes || h.offset_to_first_pkt < sizeof(*block)) {
+      lose();
+    } else {
+      step(h.offset_to_first_pkt);
     }
-    at_ = base_ + h.offset_to_first_pkt;
-    end_ = base_ + h.blk_len;
-    corrupt_ = !fits();
   }
 
-  bool done() const { return left_ == 0; }
-  bool corrupt() const { return corrupt_; }
+  /// Whether there is a packet here: neither done() nor corrupt().
+  bool has_packet() const { return left_ != 0; }
+  bool done() const { return left() == 0; }
+  bool corrupt() const { return lost_ != 0; }
   /// Packets not yet walked past.
-  std::uint32_t left() const { return left_; }
+  std::uint32_t left() const { return left_ + lost_; }
   /// Bytes from the block's start to the current packet.
-  std::size_t offset() const { return at_ == nullptr ? 0 : static_cast<std::size_t>(at_ - base_); }
+  std::size_t offset() const { return static_cast<std::size_t>(at_ - base_); }
 
-  /// The current packet. Only when neither done() nor corrupt().
+  /// The current packet. Only when has_packet().
   PacketView packet() const { return PacketView(at_); }
 
   /// The packets from here on that `end` has been walked past.
-  Stretch up_to(const PacketCursor& end) const { return Stretch(at_, left_ - end.left_); }
+  Stretch up_to(const PacketCursor& end) const { return Stretch(at_, left() - end.left()); }
   /// A cursor over the same.
   PacketCursor before(const PacketCursor& end) const {
     PacketCursor head = *this;
-    head.left_ -= end.left_;
+    head.left_ = left() - end.left();
+    head.lost_ = 0;
     return head;
   }
 
-  /// Goes to the next packet; after the last one the cursor is done().
+  /// Goes to the next packet; after the last one the cursor is done(). Only when has_packet().
   void next() {
-    if (left_ == 0 || --left_ == 0) return;
-    const std::uint32_t step = reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
-    if (step < kPacketHeaderBytes || step % kPacketAlignment != 0 ||
-        step > static_cast<std::size_t>(end_ - at_)) {
-      corrupt_ = true;
-      return;
+    if (--left_ == 0) return;
+    const std::uint32_t offset = reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
+    if (offset < kPacketHeaderBytes) {
+      lose();
+    } else {
+      step(offset);
     }
-    at_ += step;
-    corrupt_ = !fits();
   }
 
  private:
-  /// Whether the packet at at_, its header, headroom and bytes, lies inside the block.
-  bool fits() const {
-    const std::size_t room = static_cast<std::size_t>(end_ - at_);
-    if (room < kPacketHeaderBytes) return false;
+  /// Goes `offset` bytes on, to a packet that has to lie in the block: its header, its headroom and
+  /// its bytes.
+  void step(std::uint32_t offset) {
+    const auto room = static_cast<std::size_t>(end_ - at_);
+    if (offset % kPacketAlignment != 0 || offset + std::size_t{kPacketHeaderBytes} > room) {
+      // Where it would be, if that is in the block.
+      if (offset % kPacketAlignment == 0 && offset <= room) at_ += offset;
+      lose();
+      return;
+    }
+    at_ += offset;
+    // Neighbours are often of one size. To fetch ahead what the kernel wrote on another CPU saves a
+    // tenth to a fifth of a reader's time; a header can lie across two of the cache's lines.
+    constexpr std::size_t kAhead = 32;
+    __builtin_prefetch(at_ + kAhead * offset);
+    __builtin_prefetch(at_ + kAhead * offset + offsetof(tpacket3_hdr, hv1));
     const tpacket3_hdr& h = *reinterpret_cast<const tpacket3_hdr*>(at_);
-    return h.tp_mac >= kPacketHeaderBytes + headroom_ &&
-           std::uint64_t{h.tp_mac} + h.tp_snaplen <= room;
+    if (h.tp_mac < least_mac_ || std::uint64_t{h.tp_mac} + h.tp_snaplen > room - offset) lose();
+  }
+  [[gnu::cold]] void lose() {
+    lost_ = left_;
+    left_ = 0;
   }
 
   std::uint8_t* base_ = nullptr;
   std::uint8_t* at_ = nullptr;
   std::uint8_t* end_ = nullptr;
-  std::uint32_t left_ = 0;
-  std::uint32_t headroom_ = 0;
-  bool corrupt_ = false;
+  std::uint32_t left_ = 0;  // packets, as far as is known
+  std::uint32_t lost_ = 0;  // packets from a corrupt one on
+  std::uint32_t least_mac_ = 0;
+};
+
+/// A copy of a cursor that can stay in registers over calls that the compiler knows nothing of: to
+/// be put_back() before anybody else looks at the cursor.
+class PacketCursor::Hand : public PacketCursor {
+ public:
+  explicit Hand(PacketCursor& cursor) : PacketCursor(cursor), cursor_(cursor) {}
+
+  void put_back() const {
+    cursor_.at_ = at_;
+    cursor_.left_ = left_;
+    if (left_ == 0) cursor_.lost_ = lost_;
+  }
+  /// Whether the cursor is still where it was put back.
+  bool is_there() const { return cursor_.at_ == at_; }
+
+ private:
+  PacketCursor& cursor_;
 };
 
 }  // namespace pcapv3

@@ -71,10 +71,9 @@ void put_sll2(std::uint8_t* at, const sockaddr_ll& from) {
   put(at, h);
 }
 
-/// Whether the kernel took a VLAN tag off the frame (TP_STATUS_VLAN_VALID is newer than the field).
-bool is_tagged(const tpacket3_hdr& h) {
-  return h.hv1.tp_vlan_tci != 0 || (h.tp_status & TP_STATUS_VLAN_VALID) != 0;
-}
+/// Whether the kernel took a VLAN tag off the frame. Every kernel that has this ring says so by the
+/// status (af_packet.c: prb_fill_vlan_info), also of a tag that is all zeros.
+bool is_tagged(const tpacket3_hdr& h) { return (h.tp_status & TP_STATUS_VLAN_VALID) != 0; }
 
 std::uint16_t tag_type(const tpacket3_hdr& h) {
   const bool known = h.hv1.tp_vlan_tpid != 0 || (h.tp_status & TP_STATUS_VLAN_TPID_VALID) != 0;
@@ -100,12 +99,13 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
   const std::uint32_t snapshot = plan_.snapshot;
   const int vlan_offset = plan_.vlan_offset;
   const bool nanoseconds = plan_.nanoseconds;
+  const unsigned plan_number = plan_number_;
   int delivered = 0;
 
-  changed_ = false;
-  while (delivered < most && !cursor.done() && !cursor.corrupt() && *break_flag_ == 0 &&
-         !changed_) {
-    const PacketView packet = cursor.packet();
+  typename Cursor::Hand here(cursor);
+  while (delivered < most && here.has_packet() && *break_flag_ == 0 &&
+         plan_number == plan_number_) {
+    const PacketView packet = here.packet();
     const tpacket3_hdr& h = packet.header();
     std::uint8_t* bytes = packet.bytes();
 
@@ -113,19 +113,21 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
     if constexpr (kHeader == LinkHeader::kSll2) put_sll2(bytes -= kHeaderBytes, packet.address());
 
     if constexpr (kFiltered) {
-      const Judge& judge = judge_of(cursor);
+      const Judge& judge = judge_of(here);
       if (judge.concerns(packet.stamp(), h.tp_snaplen != h.tp_len) &&
           !judge.filter(judge.owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes, is_tagged(h),
                         static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
-        ++counters_of(cursor).filtered;
-        cursor.next();
+        ++counters_of(here).filtered;
+        here.next();
+        here.put_back();
         continue;
       }
     }
     if constexpr (!kEitherWay) {
       if (!right_way(packet.address())) {
-        ++counters_of(cursor).other_way;
-        cursor.next();
+        ++counters_of(here).other_way;
+        here.next();
+        here.put_back();
         continue;
       }
     }
@@ -144,10 +146,14 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
     // Without a filter that cuts, the kernel stores packets whole.
     if (header.caplen > snapshot) header.caplen = snapshot;
 
+    // All before the callback, which may leave by longjmp(3). It is also when the next packet's
+    // header is fetched, while the program works on this one.
     ++delivered;
-    ++counters_of(cursor).delivered;  // before the callback, which may leave by longjmp(3)
+    ++counters_of(here).delivered;
+    here.next();
+    here.put_back();
     callback(user, &header, bytes);
-    cursor.next();
+    if (!here.is_there()) break;  // the program has read more itself
   }
   return delivered;
 }
@@ -185,7 +191,7 @@ Delivery::Loop<Cursor> Delivery::loop_for(LinkHeader header, bool either_way, bo
 
 void Delivery::follow(const Plan& plan) {
   plan_ = plan;
-  changed_ = true;
+  ++plan_number_;
   const bool either_way =
       plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
   const bool filtered = plan.judge.filter != nullptr;

@@ -71,9 +71,9 @@ class Delivery {
   template <typename Cursor>
   static Loop<Cursor> loop_for(LinkHeader header, bool either_way, bool filtered);
   Counters& counters_of(const PacketCursor&) const { return counters_; }
-  static Counters& counters_of(const Merge& merge) { return merge.counters(); }
+  static Counters& counters_of(const Merge::Hand& merge) { return merge.counters(); }
   const Judge& judge_of(const PacketCursor&) const { return plan_.judge; }
-  static const Judge& judge_of(const Merge& merge) { return merge.judge(); }
+  static const Judge& judge_of(const Merge::Hand& merge) { return merge.judge(); }
   bool right_way(const sockaddr_ll& address) const;
 
   const volatile std::sig_atomic_t* const break_flag_;
@@ -81,7 +81,7 @@ class Delivery {
   Plan plan_;
   Loop<PacketCursor> loop_ = nullptr;
   Loop<Merge> merge_loop_ = nullptr;
-  bool changed_ = false;
+  unsigned plan_number_ = 0;  // of plans followed so far
 };
 
 }  // namespace pcapv3

@@ -55,7 +55,6 @@ bool Merge::add(unsigned port, Source& source, Counters& counters, const Judge& 
   feeds_[port].source = &source;
   feeds_[port].counters = &counters;
   feeds_[port].judge = &judge;
-  find_top();  // which may have moved
   return true;
 }
 
@@ -92,76 +91,178 @@ void Merge::push(unsigned port, unsigned block, Stretch packets, Stamp stamp) {
   Part& part = parts_[index];
   free_ = part.next_free;
   part.packets = packets;
-  part.counters = feeds_[port].counters;
-  part.judge = feeds_[port].judge;
   part.port = port;
   part.block = block;
   heap_[size_] = {stamp, order_++, index};
   sift_up(size_++);
 }
 
-/// Opens the first block of a port that is not open yet: finds the stretches in it.
-void Merge::open_block(unsigned port) {
-  Feed& feed = feeds_[port];
+/// Opens the first block of a port that is not open yet.
+void Merge::open_block(Feed& feed) {
   const unsigned slot = feed.open++;
-  const unsigned block = feed.given_back + slot;
-  PacketCursor at = feed.source->packets(slot);
-  feed.next_sequence = feed.source->header(slot).seq_num + 1;
-  feed.stretches[slot] = 0;
-  Stamp newest = 0;
-  // Room for a stretch, and for what is corrupt behind it.
-  while (!at.done() && (size_ < capacity_ || reserve(size_ + 1))) {
-    const PacketCursor start = at;
-    const Stamp first = at.corrupt() ? newest : at.packet().stamp();
-    // Where memory is short for one stretch more, what is left of the block stays as it is.
-    const bool can_split = reserve(size_ + 2);
-    Stamp last = first;
-    while (!at.done() && !at.corrupt()) {
-      const Stamp stamp = at.packet().stamp();
-      if (stamp < last && can_split) break;
-      last = stamp;
-      newest = std::max(newest, stamp);
-      at.next();
-    }
-    push(port, block, start.up_to(at), first);
-    ++feed.stretches[slot];
-    if (start.corrupt()) break;
-  }
-  feed.corrupt[slot] = at;
-  feed.newest[slot] = newest;
-  feed.seen = std::max(feed.seen, std::min(newest, stamp_of(now_ns_)));
+  const tpacket_hdr_v1& header = feed.source->header(slot);
+  feed.next_sequence = header.seq_num + 1;
+  feed.stretches[slot] = 1;
+  // The last packet's (af_packet.c: prb_close_block). What the scan finds is added.
+  feed.newest[slot] = Stamp{header.ts_last_pkt.ts_sec} << 32 | header.ts_last_pkt.ts_nsec;
+  if (feed.scanned == slot) feed.scan = feed.source->packets(slot);
 }
 
-/// The top's first packet is another one, or it has none any more.
-void Merge::change_top() {
-  Part& part = *top_;
-  if (part.packets.done()) {
-    Feed& feed = feeds_[part.port];
-    --feed.stretches[part.block - feed.given_back];
-    part.next_free = std::exchange(free_, heap_[0].part);
-    heap_[0] = heap_[--size_];
+/// Scans all ports until no packet that is not scanned yet can be older than the heap's top.
+void Merge::scan() {
+  for (bool some = true; some;) {
+    some = false;
+    scanned_ = kEndOfTime;
+    for (unsigned port = 0; port < ports_; ++port) {
+      const Feed& feed = feeds_[port];
+      if (feed.scanned == feed.open) continue;
+      some |= scan(port);
+      if (feed.scanned != feed.open) {
+        scanned_ = std::min(scanned_, minus(feed.reached, kDisorderNs));
+      }
+    }
+    if (size_ != 0 && heap_[0].stamp <= scanned_) return;
   }
-  sift_down();
+  // All is scanned, or memory is short for more: packets go on in the order in which they are.
+  scanned_ = kEndOfTime;
+}
+
+/// Scans a port some way past the oldest packet that is known: twice as far as must be, so that it
+/// is worth the while. False if there was no need, or no memory.
+bool Merge::scan(unsigned port) {
+  Feed& feed = feeds_[port];
+  Stamp oldest = 0;
+  if (size_ != 0) {
+    oldest = heap_[0].stamp;
+  } else if (feed.scan.has_packet()) {
+    oldest = feed.scan.packet().stamp();
+  }
+  const Stamp goal = stamp_of(ns_of(oldest) + 2 * kDisorderNs);
+  bool some = false;
+  // Room for a stretch, and for what is corrupt behind it.
+  while (feed.scanned != feed.open && feed.reached <= goal && reserve(size_ + 2)) {
+    scan_stretch(port, goal);
+    some = true;
+  }
+  return some;
+}
+
+/// Scans to the end of a stretch, or of the block, or past `goal`.
+void Merge::scan_stretch(unsigned port, Stamp goal) {
+  Feed& feed = feeds_[port];
+  const unsigned slot = feed.scanned;
+  const unsigned block = feed.given_back + slot;
+  PacketCursor& scan = feed.scan;
+  if (scan.has_packet()) {
+    PacketCursor at = scan;
+    const Stamp first = at.packet().stamp();
+    Stamp last;
+    Stamp next = first;
+    do {
+      last = next;
+      at.next();
+      if (!at.has_packet()) break;
+      next = at.packet().stamp();
+    } while (next >= last && last <= goal);
+    if (feed.growing != kNoPart && first >= feed.last) {
+      parts_[feed.growing].packets.grow(scan.up_to(at).left());
+    } else {
+      feed.growing = free_;
+      push(port, block, scan.up_to(at), first);
+      ++feed.stretches[slot];
+    }
+    scan = at;
+    feed.last = last;
+    feed.newest[slot] = std::max(feed.newest[slot], last);
+    // A packet from the future tells nothing of those behind it.
+    feed.reached = std::max(feed.reached, std::min(last, stamp_of(now_ns_)));
+    if (scan.has_packet()) return;
+  }
+  if (scan.corrupt()) {
+    feed.corrupt[slot] = scan;
+    push(port, block, Stretch(), feed.newest[slot]);
+  } else {
+    --feed.stretches[slot];
+  }
+  feed.growing = kNoPart;
+  if (++feed.scanned != feed.open) scan = feed.source->packets(feed.scanned);
+}
+
+/// The front's first packet, stamped `walked`, was walked past; and it has no other, or one that
+/// may not be the oldest.
+void Merge::change_top(Stamp walked) {
+  if (walked < passed_) {
+    ++counters_->late;
+  } else {
+    passed_ = walked;
+  }
+  put_top_back();
   find_top();
 }
 
+/// Tells the heap where the walk has come to.
+void Merge::put_top_back() {
+  if (!walking_) return;
+  walking_ = false;
+  if (front_.done()) {
+    pop_top();
+  } else {
+    parts_[heap_[0].part].packets = std::exchange(front_, Stretch());
+    heap_[0].stamp = stamp_;
+    sift_down();
+  }
+}
+
+void Merge::pop_top() {
+  const unsigned index = heap_[0].part;
+  Part& part = parts_[index];
+  Feed& feed = feeds_[part.port];
+  --feed.stretches[part.block - feed.given_back];
+  if (feed.growing == index) feed.growing = kNoPart;
+  part.next_free = std::exchange(free_, index);
+  heap_[0] = heap_[--size_];
+  sift_down();
+}
+
+/// What is next, of what is in the heap.
 void Merge::find_top() {
-  const Stamp most = std::min(cap_, complete_);
-  const bool from_future = size_ != 0 && heap_[0].stamp > horizon_ && heap_[0].stamp <= cap_;
-  done_ = size_ == 0 || (heap_[0].stamp > most && !from_future);
+  if (size_ == 0 || heap_[0].stamp > limit_) {
+    if (size_ == 0 || heap_[0].stamp > scanned_) scan();
+    find_limit();
+  }
   corrupt_ = false;
-  if (done_) return;
-  top_ = &parts_[heap_[0].part];
-  corrupt_ = top_->packets.done();
-  rival_ = from_future ? heap_[0].stamp + 1 : most + 1;
-  for (unsigned i = 1; i < std::min(size_, 3u); ++i) rival_ = std::min(rival_, heap_[i].stamp);
+  front_ = Stretch();
+  if (size_ == 0 || heap_[0].stamp > limit_) return;
+  const Head& top = heap_[0];
+  const Part& part = parts_[top.part];
+  corrupt_ = part.packets.done();
+  if (corrupt_) return;
+  walking_ = true;
+  front_ = part.packets;
+  stamp_ = top.stamp;
+  counters_ = feeds_[part.port].counters;
+  judge_ = feeds_[part.port].judge;
+  rival_ = limit_ + 1;
+  if (size_ > 1) rival_ = std::min(rival_, heap_[1].stamp);
+  if (size_ > 2) rival_ = std::min(rival_, heap_[2].stamp);
+  if (stamp_ < passed_) rival_ = 0;  // late: each is counted
+}
+
+/// Up to when packets may go: a packet from the future makes nobody wait.
+void Merge::find_limit() {
+  limit_ = std::min({cap_, complete_, scanned_});
+  if (size_ != 0 && heap_[0].stamp > horizon_ && heap_[0].stamp <= cap_) {
+    limit_ = std::max(limit_, heap_[0].stamp);
+  }
 }
 
 Merge::Corruption Merge::drop_corrupt() {
-  const Feed& feed = feeds_[top_->port];
-  const unsigned slot = top_->block - feed.given_back;
-  const Corruption corruption{top_->port, slot, feed.corrupt[slot]};
-  change_top();
+  const Part& part = parts_[heap_[0].part];
+  const Feed& feed = feeds_[part.port];
+  const unsigned slot = part.block - feed.given_back;
+  const Corruption corruption{part.port, slot, feed.corrupt[slot]};
+  pop_top();
+  find_top();
   return corruption;
 }
 
@@ -169,6 +270,7 @@ void Merge::gave_back(unsigned port) {
   Feed& feed = feeds_[port];
   ++feed.given_back;
   --feed.open;
+  --feed.scanned;
   for (unsigned slot = 0; slot < feed.open; ++slot) {
     feed.stretches[slot] = feed.stretches[slot + 1];
     feed.newest[slot] = feed.newest[slot + 1];
@@ -179,9 +281,10 @@ void Merge::gave_back(unsigned port) {
 // ---- What can still come ----
 
 void Merge::look(std::uint64_t now_ns) {
+  put_top_back();
   if (now_ns + window_ns_ < now_ns_) {
     // The clock was set back: what was known of times is worth nothing.
-    for (Feed& feed : feeds_) feed.seen = feed.complete = 0;
+    for (Feed& feed : feeds_) feed.complete = feed.reached = 0;
     complete_ = passed_ = 0;
   }
   now_ns_ = now_ns;
@@ -192,8 +295,10 @@ void Merge::look(std::uint64_t now_ns) {
   for (unsigned port = 0; port < ports_; ++port) {
     Feed& feed = feeds_[port];
     if (feed.source == nullptr) continue;
-    while (wants_block(feed) && feed.source->has(feed.open) && reserve(size_ + 1)) {
-      open_block(port);
+    const unsigned most = std::min(kOpenBlocks, feed.source->block_count());
+    while (feed.open < most && feed.source->has(feed.open)) {
+      open_block(feed);
+      scanned_ = 0;
     }
     find_complete(feed, now_ns);
     complete = std::min(complete, feed.complete);
@@ -204,25 +309,17 @@ void Merge::look(std::uint64_t now_ns) {
   }
   if (complete == kEndOfTime) complete = 0;
   complete_ = std::max({complete_, complete, forced});
+  find_limit();
   find_top();
 }
 
-/// Whether to open one more block: the first, the one behind it, and so on as far as packets out of
-/// order can reach.
-bool Merge::wants_block(const Feed& feed) {
-  if (feed.open == feed.source->block_count()) return false;
-  if (feed.open < 2) return true;
-  return feed.open < kOpenBlocks && minus(feed.seen, kDisorderNs) < feed.newest[0];
-}
-
 void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
-  // Blocks behind the open ones hold nothing that is much older than these.
-  Stamp complete = minus(feed.seen, kDisorderNs);
+  Stamp complete = 0;
   const Stamp now = stamp_of(now_ns);
   feed.empty = false;
   if (feed.open == feed.source->block_count() || feed.source->has(feed.open)) {
-    // Not opened before the first one has been passed on.
-    complete = std::max(complete, feed.newest[0]);
+    // It is opened when the first one has been passed on, which so must not wait.
+    complete = feed.newest[0];
   } else {
     const tpacket_hdr_v1& header = feed.source->header(feed.open);
     // A block that the kernel has not opened anew has its old number and count. It is opened before
@@ -231,12 +328,12 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
                       __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
     feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) == 0;
     if (feed.empty) {
-      complete = std::max(complete, minus(now, kDisorderNs));
+      complete = minus(now, kDisorderNs);
     } else {
       const Stamp at = opened(header);
       // Read twice, because seconds and nanoseconds are written one after the other.
       if (at == opened(header) && at <= now) {
-        complete = std::max(complete, minus(at, kDisorderNs));
+        complete = minus(at, kDisorderNs);
       }
       complete = std::max(complete, minus(now, window_ns_));
     }
@@ -247,7 +344,7 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
 
 std::uint64_t Merge::ripe_ns() const {
   if (size_ == 0) return 0;
-  const Stamp head = heap_[0].stamp;
+  const Stamp head = oldest();
   std::uint64_t wait = 0;
   for (unsigned port = 0; port < ports_; ++port) {
     const Feed& feed = feeds_[port];

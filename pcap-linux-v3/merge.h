@@ -9,6 +9,8 @@
 // and the block falls into more of them. All stretches of all open blocks are in a heap, the one
 // with the oldest packet on top. From there it is walked for as long as it is older than the next
 // best, so that a block which lies wholly before all others costs what it costs on a single port.
+// The scan for stretches goes ahead of the walk only as far as neighbours can be out of order, so
+// that what it brought into the cache is still there when it is walked.
 //
 // What can still come. A port is complete up to a time when no packet stamped before can come from
 // it any more. The oldest of these times, over all ports, is how far packets are let go. For a port
@@ -69,33 +71,67 @@ class Merge {
   /// Lets nothing go that is stamped later than `cap`.
   void set_cap(Stamp cap) {
     cap_ = cap;
+    put_top_back();
+    find_limit();
     find_top();
   }
 
-  // A cursor, as those in block.h, over all packets that may go.
-
-  bool done() const { return done_; }
+  /// Whether nothing may go now.
+  bool done() const { return !has_packet() && !corrupt_; }
+  /// Whether a packet is next that may go: walked past by a Hand.
+  bool has_packet() const { return !front_.done(); }
   /// What is next is corrupt: drop_corrupt() goes on behind it.
   bool corrupt() const { return corrupt_; }
-  /// The oldest packet. Only when neither done() nor corrupt().
-  PacketView packet() const { return top_->packets.packet(); }
-  /// Of its port.
-  Counters& counters() const { return *top_->counters; }
-  const Judge& judge() const { return *top_->judge; }
-  void next() {
-    const Stamp walked = heap_[0].stamp;
-    if (walked < passed_) {
-      ++top_->counters->late;
-    } else {
-      passed_ = walked;
+
+  /// A cursor, as those in block.h, over all packets that may go. It is a copy of the merge's own
+  /// place that can stay in registers: to be put_back() before anybody else looks at the merge.
+  class Hand {
+   public:
+    explicit Hand(Merge& merge) : merge_(merge) { take(); }
+
+    bool has_packet() const { return !front_.done(); }
+    /// The oldest packet. Only when has_packet().
+    PacketView packet() const { return front_.packet(); }
+    /// Of its port.
+    Counters& counters() const { return *counters_; }
+    const Judge& judge() const { return *judge_; }
+    void next() {
+      const Stamp walked = stamp_;
+      front_.next();
+      if (!front_.done()) {
+        stamp_ = front_.packet().stamp();
+        if (stamp_ < rival_) {
+          merge_.passed_ = walked;
+          return;
+        }
+      }
+      put_back();
+      merge_.change_top(walked);
+      take();
     }
-    top_->packets.next();
-    if (!top_->packets.done()) {
-      heap_[0].stamp = top_->packets.packet().stamp();
-      if (heap_[0].stamp < rival_) return;
+    void put_back() const {
+      merge_.front_ = front_;
+      merge_.stamp_ = stamp_;
     }
-    change_top();
-  }
+    /// Whether the merge's place is still where it was put back.
+    bool is_there() const { return merge_.front_.is_at(front_); }
+
+   private:
+    void take() {
+      front_ = merge_.front_;
+      stamp_ = merge_.stamp_;
+      rival_ = merge_.rival_;
+      counters_ = merge_.counters_;
+      judge_ = merge_.judge_;
+    }
+
+    Merge& merge_;
+    Stretch front_;
+    Stamp stamp_;
+    Stamp rival_;
+    Counters* counters_;
+    const Judge* judge_;
+  };
 
   /// Where the corrupt packet is, and of which port; what is left of its block is lost.
   struct Corruption {
@@ -118,12 +154,12 @@ class Merge {
   /// CLOCK_REALTIME.
   std::uint64_t ripe_ns() const;
   /// Whether all packets stamped up to `stamp` have been passed on.
-  bool is_past(Stamp stamp) const {
-    return complete_ >= stamp && (size_ == 0 || heap_[0].stamp > stamp);
-  }
+  bool is_past(Stamp stamp) const { return complete_ >= stamp && (size_ == 0 || oldest() > stamp); }
   /// Lets all go that is held and stamped up to `stamp`, whatever may still come.
   void let_go(Stamp stamp) {
     complete_ = std::max(complete_, stamp);
+    put_top_back();
+    find_limit();
     find_top();
   }
   /// Whether a port has nothing left, neither here nor in the block that the kernel is filling.
@@ -133,6 +169,7 @@ class Merge {
 
  private:
   static constexpr unsigned kOpenBlocks = 8;
+  static constexpr unsigned kNoPart = ~0u;
 
   /// A port.
   struct Feed {
@@ -140,20 +177,25 @@ class Merge {
     Counters* counters = nullptr;
     const Judge* judge = nullptr;
     unsigned open = 0;                     ///< Blocks opened and not yet given back.
-    unsigned stretches[kOpenBlocks] = {};  ///< Not walked to the end, in each of them.
-    Stamp newest[kOpenBlocks] = {};        ///< The youngest stamp in each of them.
+    unsigned stretches[kOpenBlocks] = {};  ///< Not walked to the end, in each of them; what is not
+                                           ///< scanned yet is one.
+    Stamp newest[kOpenBlocks] = {};        ///< The youngest stamp that is known, in each of them.
     PacketCursor corrupt[kOpenBlocks];     ///< At the corrupt packet of those that have one.
     std::uint64_t next_sequence = 0;       ///< The kernel's number of the next block; 0: any.
-    Stamp seen = 0;                        ///< The youngest stamp of all.
     Stamp complete = 0;
     unsigned given_back = 0;  ///< Blocks, ever: tells which stretch is of which.
     bool empty = false;       ///< As of the last look.
+
+    // The scan, which looks for stretches some way ahead of the walk.
+    unsigned scanned = 0;        ///< Open blocks that have been scanned to the end.
+    PacketCursor scan;           ///< In the one after these, if there is one.
+    unsigned growing = kNoPart;  ///< The stretch that ends where the scan is.
+    Stamp last = 0;              ///< The stamp before the scan's place.
+    Stamp reached = 0;           ///< The youngest that it has come across.
   };
   /// A stretch with its place: of which block of which port.
   struct Part {
     Stretch packets;  ///< None: what is next in the block is corrupt.
-    Counters* counters = nullptr;
-    const Judge* judge = nullptr;
     unsigned port = 0;
     unsigned block = 0;  ///< Counted as Feed::given_back counts.
     unsigned next_free = 0;
@@ -169,14 +211,20 @@ class Merge {
     return a.stamp != b.stamp ? a.stamp < b.stamp
                               : static_cast<std::int32_t>(a.order - b.order) < 0;
   }
+  Stamp oldest() const { return walking_ ? stamp_ : heap_[0].stamp; }
   bool reserve(unsigned parts);
   void push(unsigned port, unsigned block, Stretch packets, Stamp stamp);
   void sift_up(unsigned at);
   void sift_down();
-  void change_top();
+  void change_top(Stamp walked);
+  void put_top_back();
+  void pop_top();
   void find_top();
-  static bool wants_block(const Feed& feed);
-  void open_block(unsigned port);
+  void find_limit();
+  void open_block(Feed& feed);
+  void scan();
+  bool scan(unsigned port);
+  void scan_stretch(unsigned port, Stamp goal);
   void find_complete(Feed& feed, std::uint64_t now_ns);
 
   std::uint64_t window_ns_ = 25'000'000;
@@ -190,14 +238,19 @@ class Merge {
   std::uint32_t order_ = 0;
   Stamp complete_ = 0;  // over all ports
   Stamp cap_ = kEndOfTime;
-  std::uint64_t now_ns_ = 0;  // as of the last look
-  Stamp horizon_ = 0;         // a window after that: packets stamped later are from the future
-  Stamp passed_ = 0;          // the youngest walked past
+  std::uint64_t now_ns_ = 0;    // as of the last look
+  Stamp horizon_ = 0;           // a window after that: packets stamped later are from the future
+  Stamp passed_ = 0;            // the youngest walked past
+  Stamp limit_ = 0;             // no packet stamped later may go
+  Stamp scanned_ = kEndOfTime;  // what is not scanned yet is not older
 
-  // What the heap's top comes to, found once for as long as it stays the top.
-  Part* top_ = nullptr;
+  // What the heap's top comes to. What is in the heap itself is only as it was when it came there.
+  Stretch front_;  // its packets; none if they may not go
+  Stamp stamp_ = 0;
   Stamp rival_ = 0;  // from when on it may not be the oldest any more, or may not go
-  bool done_ = true;
+  Counters* counters_ = nullptr;
+  const Judge* judge_ = nullptr;
+  bool walking_ = false;
   bool corrupt_ = false;
 };
 

@@ -97,6 +97,9 @@ int pcapv3_aggregate_descriptor(const pcapv3_aggregate* aggregate) {
 int pcapv3_aggregate_hides_descriptor(pcapv3_aggregate* aggregate, int timeout_ms) {
   return aggregate->hides_descriptor(timeout_ms) ? 1 : 0;
 }
+void pcapv3_aggregate_watch_descriptor(pcapv3_aggregate* aggregate) {
+  aggregate->watch_descriptor();
+}
 int pcapv3_aggregate_read(pcapv3_aggregate* aggregate, int count, pcap_handler callback,
                           u_char* user) {
   return aggregate->read(count, callback, user);

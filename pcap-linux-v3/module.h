@@ -149,6 +149,9 @@ void pcapv3_aggregate_set_endless(struct pcapv3_aggregate* aggregate, int endles
  * is above 0, without a packet. */
 int pcapv3_aggregate_descriptor(const struct pcapv3_aggregate* aggregate);
 int pcapv3_aggregate_hides_descriptor(struct pcapv3_aggregate* aggregate, int timeout_ms);
+/* Tells that the program has been given the descriptor, which has to say from now on when it is
+ * time to read. */
+void pcapv3_aggregate_watch_descriptor(struct pcapv3_aggregate* aggregate);
 
 /* As pcapv3_read() and pcapv3_break(). After the break flag is set, pcapv3_aggregate_wake() ends a
  * wait; from any thread or in a signal handler. */

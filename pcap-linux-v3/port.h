@@ -53,7 +53,9 @@ struct pcapv3_port {
 
   // Reading a handle of its own.
   int read(int count, pcap_handler callback, u_char* user);
-  bool can_lend() const { return !drain_.active() && source_.cursor().left() > 1; }
+  /// Whether the packet being delivered stays where it is until the next read: its block does if
+  /// more of it is left.
+  bool can_lend() const { return !drain_.active() && !source_.cursor().done(); }
   void on_break() { drain_.on_break(); }
   bool closed_books(pcap_stat& stats) const;
   void count(unsigned packets, unsigned drops, unsigned freezes);

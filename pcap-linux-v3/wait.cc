@@ -73,12 +73,17 @@ bool Wait::add(unsigned port, int socket) { return add_to(events_, socket, port)
 
 void Wait::remove(int socket) { epoll_ctl(events_, EPOLL_CTL_DEL, socket, nullptr); }
 
-bool Wait::collect(bool block, Events& events) {
+bool Wait::collect(std::uint64_t wait_ns, Events& events) {
   constexpr int kAtOnce = 16;
+  constexpr std::uint64_t kNsPerMs = 1'000'000;
+  constexpr std::uint64_t kLongestMs = 60'000;
+  int wait_ms = wait_ns == kForEver
+                    ? -1
+                    : static_cast<int>(std::min((wait_ns + kNsPerMs - 1) / kNsPerMs, kLongestMs));
   epoll_event got[kAtOnce];
   int count;
   do {
-    count = epoll_wait(events_, got, kAtOnce, block ? -1 : 0);
+    count = epoll_wait(events_, got, kAtOnce, wait_ms);
     if (count < 0) return errno == EINTR;
     events.some = events.some || count > 0;
     for (int i = 0; i < count; ++i) {
@@ -92,29 +97,26 @@ bool Wait::collect(bool block, Events& events) {
         events.troubled |= std::uint64_t{1} << what;
       }
     }
-    block = false;
+    wait_ms = 0;
   } while (count == kAtOnce);
   return true;
 }
 
 void Wait::wake_in(std::uint64_t ns) {
-  itimerspec when{};
-  ns = std::max<std::uint64_t>(ns, 1);  // 0 would stop the timer
-  when.it_value.tv_sec = static_cast<time_t>(ns / 1'000'000'000);
-  when.it_value.tv_nsec = static_cast<long>(ns % 1'000'000'000);
+  itimerspec when{};  // all 0 stops the timer
+  if (ns == kForEver) {
+    if (timer_state_ == Timer::kOff) return;
+  } else {
+    ns = std::max<std::uint64_t>(ns, 1);
+    when.it_value.tv_sec = static_cast<time_t>(ns / 1'000'000'000);
+    when.it_value.tv_nsec = static_cast<long>(ns % 1'000'000'000);
+  }
   timerfd_settime(timer_, 0, &when, nullptr);
-  timer_state_ = ns == 1 ? Timer::kNow : Timer::kSet;
+  timer_state_ = ns == kForEver ? Timer::kOff : ns == 1 ? Timer::kNow : Timer::kSet;
 }
 
 void Wait::stay_awake() {
   if (timer_state_ != Timer::kNow) wake_in(0);
-}
-
-void Wait::do_not_wake() {
-  if (timer_state_ == Timer::kOff) return;
-  const itimerspec never{};
-  timerfd_settime(timer_, 0, &never, nullptr);
-  timer_state_ = Timer::kOff;
 }
 
 void Wait::wake() {

@@ -38,15 +38,16 @@ class Wait {
     std::uint64_t troubled = 0;  ///< Ports, by bit, whose sockets have an error.
     bool links = false;          ///< An interface has come, gone or changed.
   };
-  /// Waits for an event and takes all that are there, with `block`; without, only the latter.
-  /// False, with errno, if that fails; a signal is no failure.
-  bool collect(bool block, Events& events);
+  static constexpr std::uint64_t kForEver = ~std::uint64_t{0};
+  /// Waits up to `wait_ns` nanoseconds, in steps of a millisecond, for an event, and takes all that
+  /// are there. False, with errno, if that fails; a signal is no failure.
+  bool collect(std::uint64_t wait_ns, Events& events);
 
-  /// Makes an event `ns` nanoseconds from now, 0 for at once, in place of one asked for before.
+  /// Makes an event `ns` nanoseconds from now, 0 for at once, kForEver for none, in place of one
+  /// asked for before. For who waits on the descriptor: collect() needs none to end.
   void wake_in(std::uint64_t ns);
   /// As wake_in(0), at no cost if that was asked for already and the event was not taken yet.
   void stay_awake();
-  void do_not_wake();
 
   /// Makes an event, from any thread or in a signal handler.
   void wake();

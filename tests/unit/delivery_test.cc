@@ -165,7 +165,7 @@ TEST_CASE("a priority tag, VLAN 0, is a tag") {
 
 TEST_CASE("a tag without a type, as kernels before 3.14 give it, is 802.1Q") {
   Fixture f;
-  REQUIRE(f.block.add({.bytes = frame(60), .tci = 5}));
+  REQUIRE(f.block.add({.bytes = frame(60), .status = TP_STATUS_VLAN_VALID, .tci = 5}));
   f.run();
   CHECK(f.got.at(0).bytes == with_tag(frame(60), 12, {0x81, 0x00, 0x00, 0x05}));
 }

@@ -51,6 +51,8 @@ class KernelPort {
     h.tp_snaplen = h.tp_len = sizeof(number);
     std::memcpy(at, &h, sizeof(h));
     std::memcpy(at + kPacketHeaderBytes, &number, sizeof(number));
+    header().ts_last_pkt.ts_sec = h.tp_sec;
+    header().ts_last_pkt.ts_nsec = h.tp_nsec;
     header().blk_len += kPacketBytes;
     header().num_pkts += 1;
     return true;
@@ -149,12 +151,14 @@ class Fixture {
         ++corrupt;
         continue;
       }
-      const PacketView packet = merge.packet();
+      Merge::Hand hand(merge);
+      const PacketView packet = hand.packet();
       std::uint32_t number;
       std::memcpy(&number, packet.bytes(), sizeof(number));
-      const auto port = static_cast<unsigned>(&merge.counters() - counters.data());
+      const auto port = static_cast<unsigned>(&hand.counters() - counters.data());
       const std::uint64_t late = counters[port].late;
-      merge.next();
+      hand.next();
+      hand.put_back();
       out.push_back({number, ns_of(packet.stamp()), now, port, counters[port].late > late});
     }
   }

@@ -43,6 +43,8 @@ bool TestBlock::add(const TestPacket& packet) {
   offsets_.push_back(at);
   header().blk_len += length;
   header().num_pkts += 1;
+  header().ts_last_pkt.ts_sec = packet.sec;
+  header().ts_last_pkt.ts_nsec = packet.nsec;
 
   tpacket3_hdr h{};
   h.tp_sec = packet.sec;
