@@ -19,6 +19,7 @@
 
 #include "compat/member.h"
 #include "compat/names.h"
+#include "compat/savefile.h"
 #include "pcap-int.h"
 
 struct aggregate {
@@ -169,6 +170,7 @@ int pcap_aggregate_bind_again(pcap_t* p, unsigned i) { return member_bind_again(
 /* ---- The operations of the handle ---- */
 
 static int aggregate_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
+  savefile_more = 0; /* in the callback of another read: this one may wait */
   return pcapv3_aggregate_read(of(p)->module, count, callback, user);
 }
 

@@ -33,6 +33,7 @@
 
 #include "compat/member.h"
 #include "compat/names.h"
+#include "compat/savefile.h"
 #include "pcap-int.h"
 #include "pcap-linux-v3/module.h"
 
@@ -283,6 +284,7 @@ void pcap_linux_error(pcap_t* p, const char* text) {
 /* ---- The operations of a handle with a port ---- */
 
 static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
+  savefile_more = 0; /* in the callback of another read: this one may wait */
   return pcapv3_read(joined(p)->port, count, callback, user);
 }
 

@@ -11,6 +11,7 @@
 
 #include "aggregate.h"
 #include "compat/pcap_linux.h"
+#include "compat/savefile.h"
 #include "geometry.h"
 #include "machine.h"
 
@@ -227,12 +228,36 @@ int pcapv3_port::wait() {
 
 int pcapv3_port::deliver(int most, pcap_handler callback, u_char* user) {
   pcapv3::PacketCursor& cursor = source_.cursor();
-  if (!drain_.active()) return delivery_.run(cursor, most, callback, user);
+  if (!drain_.active()) return deliver_block(most, callback, user);
   pcapv3::PacketCursor end = cursor;
   while (!end.done() && !end.corrupt() && end.packet().stamp() <= break_stamp()) end.next();
   pcapv3::PacketCursor head = cursor.before(end);
   const int delivered = delivery_.run(head, most, callback, user);
   while (cursor.left() > end.left() + head.left()) cursor.next();
+  return delivered;
+}
+
+/// Delivers from the open block, and tells pcap_dump(3PCAP) for how long no wait follows
+/// (compat/savefile.h), in a callback that has dumped each packet of the block before to one file.
+int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
+  constexpr int kMany = 64;
+  pcapv3::PacketCursor& cursor = source_.cursor();
+  const std::uint32_t left = cursor.left();
+  const unsigned row = savefile_row;
+  int delivered = 0;
+  if (dumps_all_) {
+    const std::uint32_t followed = left - (source_.has(1) ? 0 : 1);
+    savefile_more = 1;
+    delivered =
+        delivery_.run(cursor, std::min<int>(most - 1, static_cast<int>(followed)), callback, user);
+    savefile_more = 0;
+  }
+  delivered += delivery_.run(cursor, most - delivered, callback, user);
+  // Where some can be rejected, the last packet at hand may not be delivered.
+  const bool may_reject = plan_.judge.filter != nullptr || plan_.direction != PCAP_D_INOUT;
+  const auto count = static_cast<unsigned>(delivered);
+  dumps_all_ = delivered >= kMany && !may_reject && savefile_row - row == count &&
+               left - cursor.left() == count;
   return delivered;
 }
 

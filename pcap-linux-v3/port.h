@@ -81,6 +81,7 @@ struct pcapv3_port {
 
   int wait();
   int deliver(int most, pcap_handler callback, u_char* user);
+  int deliver_block(int most, pcap_handler callback, u_char* user);
   bool past_break();
   pcapv3::Stamp break_stamp() const { return pcapv3::stamp_of(drain_.break_ns()); }
   Rest await_rest();
@@ -109,6 +110,7 @@ struct pcapv3_port {
   bool nonblocking_ = false;
   bool active_ = false;
   bool endless_ = false;
+  bool dumps_all_ = false;  // the callback dumped each of many packets to one file
   bool filtering_old_blocks_ = false;
   pcapv3::Stamp filter_set_ = 0;
 };

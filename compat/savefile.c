@@ -1,0 +1,172 @@
+/*
+ * Writing savefiles: pcap_dump(3PCAP) with one lock at most, and regular files in large pieces. It
+ * owns how large a stream's buffer is and when it is written out; opening, headers, errors,
+ * positions and flushing stay libpcap's sf-pcap.c (here by other names, see Makefile.am:
+ * rename_stocks) and stdio's. A dumper is a FILE and stays one, because programs use it as one.
+ *
+ * A regular file that is opened here gets a large buffer. A program that is about to wait must not
+ * leave more in it than stock's buffer would hold, and a FILE that may have been closed meanwhile
+ * must not be touched, so that nobody can write it out then. Instead the reader of packets tells
+ * ahead whether another one follows at once that will be dumped to it too (savefile.h): only then
+ * more stays in the buffer. That it will be dumped is a guess, known from those before it: a
+ * callback that has dumped one packet after the other to one file and then stops, turns to another
+ * file or breaks off the read (pcap_breakloop(3PCAP)) leaves what is in the buffer there until more
+ * is dumped to it. Within such a callback there is also more for fork(2) to copy than with stock.
+ */
+#define _GNU_SOURCE
+#include "compat/savefile.h"
+
+#include <pcap/pcap.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdio_ext.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#if __has_include(<sys/single_threaded.h>) /* glibc 2.32 */
+#include <sys/single_threaded.h>
+#define IS_ALONE __libc_single_threaded
+#else
+#define IS_ALONE 0
+#endif
+
+#include "pcap-linux-v3/module.h"
+
+void stock_dump(u_char*, const struct pcap_pkthdr*, const u_char*);
+pcap_dumper_t* stock_dump_open(pcap_t*, const char*);
+pcap_dumper_t* stock_dump_open_append(pcap_t*, const char*);
+void stock_dump_close(pcap_dumper_t*);
+
+enum {
+  /* A page more than a round number, because a stream is known by it: nobody else's buffer is of
+   * this size. */
+  kLargeBytes = 256 * 1024 + 4096,
+  /* What glibc gives a file on most file systems. */
+  kStockBytes = 4096,
+  /* To copy a packet this small behind its header costs less than to call fwrite() twice. */
+  kSmallBytes = 256,
+};
+
+__thread int savefile_more __attribute__((tls_model("initial-exec")));
+__thread unsigned savefile_row __attribute__((tls_model("initial-exec")));
+
+/* ---- Large buffers ---- */
+
+/* A buffer is the stream's until that is closed. Programs may close one by fclose(3), of which
+ * nothing is told here: its buffer is freed when another stream comes to lie in the same place. */
+struct buffer {
+  struct buffer* next;
+  const FILE* stream; /* to compare, never to use */
+  char bytes[kLargeBytes];
+};
+static struct buffer* buffers;
+static pthread_mutex_t buffers_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void keep(struct buffer* buffer) {
+  (void)pthread_mutex_lock(&buffers_lock);
+  buffer->next = buffers;
+  buffers = buffer;
+  (void)pthread_mutex_unlock(&buffers_lock);
+}
+
+static struct buffer* take(const FILE* stream) {
+  (void)pthread_mutex_lock(&buffers_lock);
+  struct buffer** at = &buffers;
+  while (*at != NULL && (*at)->stream != stream) at = &(*at)->next;
+  struct buffer* buffer = *at;
+  if (buffer != NULL) *at = buffer->next;
+  (void)pthread_mutex_unlock(&buffers_lock);
+  return buffer;
+}
+
+/* Gives a stream that was just opened a large buffer, if it is of a regular file. */
+static pcap_dumper_t* enlarge(pcap_t* p, pcap_dumper_t* dumper) {
+  FILE* f = (FILE*)dumper;
+  struct stat status;
+  if (f == NULL || f == stdout || !pcapv3_is_on()) return dumper;
+  free(take(f));
+  if (fstat(fileno(f), &status) != 0 || !S_ISREG(status.st_mode)) return dumper;
+  struct buffer* buffer = malloc(sizeof(*buffer));
+  if (buffer == NULL) return dumper;
+  /* The file's header, unless the file had one already; setvbuf() would write it. The seek ends
+   * writing for glibc, which else would write the header by itself with the first packet
+   * (fileops.c: _IO_new_file_overflow). */
+  const int has_header = __fpending(f) != 0;
+  if (has_header) {
+    __fpurge(f);
+    rewind(f);
+  }
+  if (setvbuf(f, buffer->bytes, _IOFBF, sizeof(buffer->bytes)) == 0) {
+    buffer->stream = f;
+    keep(buffer);
+  } else {
+    free(buffer);
+  }
+  return has_header ? pcap_dump_fopen(p, f) : dumper;
+}
+
+/* ---- What programs call ---- */
+
+pcap_dumper_t* pcap_dump_open(pcap_t* p, const char* name) {
+  return enlarge(p, stock_dump_open(p, name));
+}
+
+pcap_dumper_t* pcap_dump_open_append(pcap_t* p, const char* name) {
+  return enlarge(p, stock_dump_open_append(p, name));
+}
+
+void pcap_dump_close(pcap_dumper_t* dumper) {
+  /* Before the stream's place can be another's. */
+  struct buffer* buffer = take((const FILE*)dumper);
+  stock_dump_close(dumper);
+  free(buffer);
+}
+
+/* pcap-savefile(5), in the machine's byte order. */
+struct record {
+  bpf_u_int32 seconds;
+  bpf_u_int32 fraction;
+  bpf_u_int32 captured;
+  bpf_u_int32 wire;
+  u_char bytes[kSmallBytes];
+};
+
+/* With the stream locked, and with room for the packet in its buffer. */
+static void put(FILE* f, const struct pcap_pkthdr* h, const u_char* bytes) {
+  const size_t header = offsetof(struct record, bytes);
+  struct record record;
+  record.seconds = (bpf_u_int32)h->ts.tv_sec;
+  record.fraction = (bpf_u_int32)h->ts.tv_usec;
+  record.captured = h->caplen;
+  record.wire = h->len;
+  if (h->caplen <= sizeof(record.bytes)) {
+    memcpy(record.bytes, bytes, h->caplen);
+    (void)fwrite_unlocked(&record, header + h->caplen, 1, f);
+  } else {
+    (void)fwrite_unlocked(&record, header, 1, f);
+    (void)fwrite_unlocked(bytes, h->caplen, 1, f);
+  }
+}
+
+void pcap_dump(u_char* user, const struct pcap_pkthdr* h, const u_char* bytes) {
+  FILE* f = (FILE*)user;
+  if (__fbufsize(f) != kLargeBytes) {
+    stock_dump(user, h, bytes);
+    return;
+  }
+  static __thread const FILE* last __attribute__((tls_model("initial-exec"))); /* to compare */
+  savefile_row = f == last ? savefile_row + 1 : 1;
+  last = f;
+  const int alone = IS_ALONE;
+  if (!alone) flockfile(f);
+  /* With room for the packet nothing is written to the file here: a thread that is cancelled in
+   * write(2) would leave the stream locked. */
+  const size_t pending = __fpending(f) + offsetof(struct record, bytes) + h->caplen;
+  const int fits = pending <= kLargeBytes && !ferror_unlocked(f);
+  if (fits) put(f, h, bytes);
+  if (!alone) funlockfile(f);
+  if (!fits) stock_dump(user, h, bytes);
+  if (!savefile_more && pending >= kStockBytes) (void)fflush(f);
+}
