@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include <atomic>
+#include <mutex>
 
 #include "record.h"
 
@@ -573,6 +574,55 @@ void threads_that_open() {
   note("opened", "%d", opened.load());
 }
 
+/// Two threads write to one savefile, in turn; one of them in its callback, so that it waits for
+/// packets while the other goes on.
+void dump_from_two_threads() {
+  constexpr std::uint32_t kLast = 999;
+  char path[] = "/tmp/pcapv3-dump-XXXXXX";
+  const int fd = mkstemp(path);
+  CHECK(fd >= 0, "%s", std::strerror(errno));
+  const Handle handle = open_capture(roomy());
+  struct Writer {
+    std::mutex mutex;
+    pcap_dumper_t* dumper;
+    static void dump(u_char* writer, const pcap_pkthdr* header, const u_char* bytes) {
+      auto* self = reinterpret_cast<Writer*>(writer);
+      const std::lock_guard<std::mutex> guard(self->mutex);
+      pcap_dump(reinterpret_cast<u_char*>(self->dumper), header, bytes);
+    }
+  } writer = {.mutex = {}, .dumper = pcap_dump_open(handle.get(), path)};
+  CHECK(writer.dumper != nullptr, "%s", pcap_geterr(handle.get()));
+  const Sender sender = peer();
+  std::thread other([&] {
+    stay_on_cpu();
+    for (std::uint32_t number = 0; number <= kLast; ++number) {
+      if (number % 100 == 0) usleep(1000);  // the reader may wait meanwhile
+      sender.send(number, 1);
+      const Bytes bytes(200, static_cast<std::uint8_t>(number));
+      const pcap_pkthdr header = {.ts = {}, .caplen = 200, .len = 200};
+      Writer::dump(reinterpret_cast<u_char*>(&writer), &header, bytes.data());
+    }
+  });
+  const int looped =
+      pcap_loop(handle.get(), kLast + 1, Writer::dump, reinterpret_cast<u_char*>(&writer));
+  note_status("loop", looped, handle.get());
+  other.join();
+  pcap_dump_close(writer.dumper);
+  char error[PCAP_ERRBUF_SIZE] = "";
+  const Handle file(pcap_open_offline(path, error));
+  CHECK(file != nullptr, "%s", error);
+  Packets packets;
+  note_status("file", pcap_loop(file.get(), -1, keep, user(packets)), file.get());
+  Packets captured;
+  for (const Packet& packet : packets) {
+    if (packet.header.caplen != 200) captured.push_back(packet);
+  }
+  note_numbers("captured", captured);
+  note("others", "%zu", packets.size() - captured.size());
+  close(fd);
+  unlink(path);
+}
+
 /// Loops that another thread ends, wherever the reader is at that moment.
 void break_loops(pcap_t* p, int rounds, Packets& packets) {
   std::atomic<int> round = 0;
@@ -732,6 +782,7 @@ constexpr Scenario kTable[] = {
     {"two-threads", two_threads},
     {"inject-from-thread", inject_from_thread},
     {"threads-that-open", threads_that_open},
+    {"dump-from-two-threads", dump_from_two_threads},
     {"break-1000-times", break_1000_times, 60},
     {"break-from-two-threads", break_from_two_threads},
     {"break-under-traffic", break_under_traffic},
