@@ -284,20 +284,21 @@ static void aggregate_breakloop(pcap_t* p) {
   pcapv3_aggregate_wake(of(p)->module);
 }
 
-static void aggregate_cleanup(pcap_t* p) {
+static void close_all(pcap_t* p) {
   struct aggregate* a = of(p);
   close_ports(p);
   pcapv3_aggregate_close(a->module);
   a->module = NULL;
   p->fd = -1; /* the module's, and closed with it */
+}
+
+static void aggregate_cleanup(pcap_t* p) {
+  close_all(p);
   CLEAN_UP_COMMON(p);
 }
 
 static int fail(pcap_t* p, int status) {
-  struct aggregate* a = of(p);
-  close_ports(p);
-  pcapv3_aggregate_close(a->module);
-  a->module = NULL;
+  close_all(p);
   return status;
 }
 

@@ -23,6 +23,8 @@ std::uint64_t until(std::uint64_t ns) {
   return ns > now ? ns - now : 0;
 }
 
+static_assert(pcapv3::Merge::kMostPorts == PCAPV3_MOST_PORTS);
+
 std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
 
 }  // namespace
@@ -107,8 +109,9 @@ void pcapv3_aggregate::follow_ports() {
 int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   const int most = count <= 0 ? INT_MAX : count;
   int delivered = 0;
-  bool looked = false;     // at packets, if only to reject them
-  bool collected = false;  // events
+  bool looked = false;          // at packets, if only to reject them
+  bool collected = false;       // events
+  std::uint64_t waited_ms = 0;  // in the drain
   give_up_ns_ = 0;
   has_read_ = true;
 
@@ -140,13 +143,14 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
     if (drain_.active()) {
       const pcapv3::Stamp moment = pcapv3::stamp_of(drain_.break_ns());
       if (merge_.is_past(moment)) return drained(!forced_);
-      if (nonblocking_ ||
-          until(drain_.break_ns() + pcapv3::Drain::kLongestWaitMs * kNsPerMs) == 0) {
+      constexpr int kLookMs = 2;
+      if (nonblocking_ || waited_ms >= pcapv3::Drain::kLongestWaitMs) {
         // What other ports' open blocks hold is not to be had; what was held for their sake is.
         merge_.let_go(moment);
         forced_ = true;
       } else {
-        poll(nullptr, 0, 2);
+        poll(nullptr, 0, kLookMs);
+        waited_ms += kLookMs;
       }
       continue;
     }

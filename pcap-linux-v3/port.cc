@@ -54,7 +54,7 @@ pcapv3_port::~pcapv3_port() {
   if (!active_ || !stats_.on()) return;
   if (books_closed_) counters_.received = closed_received_;
   char text[400];
-  pcapv3::summarize(counters_, device_, of_several_, text, sizeof(text));
+  pcapv3::summarize(counters_, device_, aggregate_ != nullptr, text, sizeof(text));
   const pcapv3::Geometry& ring = ring_.geometry();
   stats_.line("%s, ring %u x %u KiB, retire timeout %u ms", text, ring.block_count,
               ring.block_bytes / 1024, ring.retire_ms);
@@ -92,7 +92,6 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   w.set_retire_ms = settings_.retire_ms;
   w.timeout_ms = wish.timeout_ms;
   w.immediate = wish.immediate != 0;
-  of_several_ = wish.most_retire_ms != 0;
   w.most_retire_ms = wish.most_retire_ms;
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();

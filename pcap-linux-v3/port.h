@@ -102,7 +102,6 @@ struct pcapv3_port {
   pcapv3::Delivery delivery_;
   pcapv3::Intake intake_;
   pcapv3::Drain drain_;
-  bool of_several_ = false;  // one of an aggregate's
   std::uint64_t largest_packet_ = 0;
   std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
   bool books_closed_ = false;
