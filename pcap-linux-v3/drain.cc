@@ -21,12 +21,6 @@ std::uint64_t realtime_ns() {
          static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-void Drain::begin_read(bool several) {
-  reader_.store(pthread_self(), std::memory_order_relaxed);
-  has_reader_.store(true, std::memory_order_release);
-  has_mask_ = several && pthread_sigmask(SIG_BLOCK, nullptr, &mask_) == 0;
-}
-
 void Drain::on_break() {
   // A break while one is being worked on means it: now.
   const bool again = active() || requested_ns_.load(std::memory_order_relaxed) != 0;

@@ -37,7 +37,11 @@ class Drain {
 
   /// The reader begins a read. With `several`, its callback can run more than once, so that it
   /// matters whether a break comes from within: costs a system call.
-  void begin_read(bool several);
+  void begin_read(bool several) {
+    reader_.store(pthread_self(), std::memory_order_relaxed);
+    has_reader_.store(true, std::memory_order_release);
+    has_mask_ = several && pthread_sigmask(SIG_BLOCK, nullptr, &mask_) == 0;
+  }
   /// The reader is about to wait, or done with waiting: in between, its own thread can call
   /// on_break() only in a signal handler.
   void set_waiting(bool waiting) { waiting_.store(waiting, std::memory_order_relaxed); }

@@ -176,12 +176,20 @@ void pcapv3_port::begin_read() {
 }
 
 int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
-  const int most = count <= 0 ? INT_MAX : count;
-  int delivered = 0;
-  bool looked = false;  // at packets, if only to reject them
-
   begin_read();
-  drain_.begin_read(most > 1);
+  drain_.begin_read(count != 1);
+  if (count != 1 || !source_.cursor().has_packet() || drain_.active()) {
+    return read_blocks(count <= 0 ? INT_MAX : count, 0, callback, user);
+  }
+  // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
+  const int delivered = delivery_.run(source_.cursor(), 1, callback, user);
+  if (delivered == 1 && source_.cursor().has_packet() && *break_flag_ == 0) return 1;
+  return read_blocks(1, delivered, callback, user);
+}
+
+/// Reads until `most` packets are delivered, `delivered` of them before.
+int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_char* user) {
+  bool looked = false;  // at packets, if only to reject them
   for (;;) {
     if (source_.open()) {
       looked = true;

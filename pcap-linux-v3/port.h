@@ -79,6 +79,7 @@ struct pcapv3_port {
  private:
   enum class Rest { kBlock, kNothing, kNotYet };
 
+  int read_blocks(int most, int delivered, pcap_handler callback, u_char* user);
   int wait();
   int deliver(int most, pcap_handler callback, u_char* user);
   int deliver_block(int most, pcap_handler callback, u_char* user);
