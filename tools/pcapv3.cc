@@ -2,21 +2,30 @@
 //
 // It owns finding the library, putting it into LD_PRELOAD, and refusing with a reason where the
 // dynamic loader would ignore that. It becomes the program (exec), so the exit status and the
-// signals are the program's own. What the library then does, and its settings (PCAPV3_*), is left
-// to the library; whether the program uses libpcap at all is left to the program.
+// signals are the program's own. With --fanout it starts the program several times instead, in a
+// fan-out group that no other launcher uses, and ends them together. What the library then does,
+// and its other settings (PCAPV3_*), is left to the library; whether the program uses libpcap at
+// all is left to the program.
 
 #include <elf.h>
 #include <endian.h>
 #include <link.h>
 #include <linux/capability.h>
+#include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -49,12 +58,17 @@ constexpr std::string_view kHelp =
     "Usage: pcapv3 [options] PROGRAM [ARGS]\n"
     "Run PROGRAM with the pcap-linux-v3 library as its libpcap.\n"
     "\n"
+    "  --fanout MODE    run it several times, each with a share of the packets: by\n"
+    "                   hash (of flows), lb, cpu, rollover, random or qm\n"
+    "  -n N             so many times; %d in ARGS becomes the number, from 1 to N,\n"
+    "                   and %%d becomes %d\n"
     "  --print-library  print the path of the library and exit\n"
     "  --version        print the version and exit\n"
     "  --help           print this text and exit\n"
     "\n"
-    "Exit status: PROGRAM's own; 2 wrong usage, 125 the library can't be preloaded,\n"
-    "126 PROGRAM can't be run, 127 PROGRAM was not found.\n"
+    "Exit status: PROGRAM's own, with --fanout that of the first that failed; 2 wrong\n"
+    "usage, 125 the library can't be preloaded, 126 PROGRAM can't be run, 127 PROGRAM\n"
+    "was not found.\n"
     "See pcapv3(1), and pcap-linux-v3(7) for the settings.\n";
 
 // The name starts with 00 as the first folder wins, and the distribution's own files are named by
@@ -270,7 +284,10 @@ void require_capture_child(const fs::path& program, const ElfW(Ehdr) & library) 
                       library);
 }
 
-[[noreturn]] void run(char** arguments) {
+// Has the dynamic loader preload the library into the program that these words run. Returns what to
+// give to execvp: the very file that was tested; or the name, for execvp to say what is wrong with
+// it.
+std::string prepare(char** arguments) {
   const fs::path library = find_library();
   if (library.string().find_first_of(" :") != std::string::npos) {
     throw Failure(kExitRefused,
@@ -294,19 +311,228 @@ void require_capture_child(const fs::path& program, const ElfW(Ehdr) & library) 
   if (setenv("LD_PRELOAD", preload.c_str(), 1) != 0) {
     throw Failure(kExitRefused, std::string("can't set LD_PRELOAD: ") + std::strerror(errno));
   }
-  // The very file that was tested; or the name, for execvp to say what is wrong with it.
-  execvp(program ? program->c_str() : arguments[0], arguments);
+  return program ? program->string() : arguments[0];
+}
+
+[[noreturn]] void run(const std::string& program, char** arguments) {
+  execvp(program.c_str(), arguments);
   const int error = errno;
   throw Failure(error == ENOENT ? kExitNotFound : kExitCannotRun,
                 std::string("can't run '") + arguments[0] + "': " + std::strerror(error));
 }
 
+// ---- Several of them
+
+constexpr int kMostMembers = 256;
+
+// What ends a program by hand or by its terminal; passed on to all.
+constexpr int kPassedOn[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+
+// A group's number that no other launcher in this network namespace has, for as long as this one
+// runs: a name that is bound to a socket is the kernel's way to say so, and no file is left behind.
+class GroupNumber {
+ public:
+  GroupNumber() {
+    constexpr int kFirst = 32768;  // small ones are for people
+    constexpr int kCount = 32768;
+    socket_ = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    for (int i = 0; i < kCount; ++i) {
+      number_ = kFirst + (getpid() + i) % kCount;
+      sockaddr_un address{};
+      address.sun_family = AF_UNIX;
+      // The zero byte in front makes it a name of its own, not a path (unix(7)).
+      const std::string name = "pcapv3-fanout-" + std::to_string(number_);
+      std::copy(name.begin(), name.end(), address.sun_path + 1);
+      const auto length = offsetof(sockaddr_un, sun_path) + 1 + name.size();
+      if (bind(socket_, reinterpret_cast<const sockaddr*>(&address),
+               static_cast<socklen_t>(length)) == 0) {
+        return;
+      }
+      if (errno != EADDRINUSE) break;
+    }
+    throw Failure(kExitRefused,
+                  std::string("can't choose a fan-out group: ") + std::strerror(errno));
+  }
+  ~GroupNumber() { close(socket_); }
+  GroupNumber(const GroupNumber&) = delete;
+  GroupNumber& operator=(const GroupNumber&) = delete;
+  int value() const { return number_; }
+
+ private:
+  int socket_ = -1;
+  int number_ = 0;
+};
+
+// Puts the number where there is a %d. Other uses of % are the program's.
+std::string numbered(std::string_view word, int number) {
+  std::string result;
+  for (std::size_t at = 0; at < word.size(); ++at) {
+    if (word.substr(at).starts_with("%%d")) {
+      result += "%d";
+      at += 2;
+    } else if (word.substr(at).starts_with("%d")) {
+      result += std::to_string(number);
+      at += 1;
+    } else {
+      result += word[at];
+    }
+  }
+  return result;
+}
+
+// The programs under way, from their start to their common end.
+class Members {
+ public:
+  // Starts them. None of them gets a signal before all are there.
+  Members(const std::string& program, char** arguments, int count) {
+    sigemptyset(&awaited_);
+    // Also those that are ignored here, as by nohup(1) or by a shell's &: the programs inherit
+    // that, and what they do about it is theirs.
+    for (const int signal : kPassedOn) sigaddset(&awaited_, signal);
+    sigaddset(&awaited_, SIGCHLD);
+    signal(SIGCHLD, SIG_DFL);
+    sigprocmask(SIG_BLOCK, &awaited_, &mask_);
+    for (int number = 1; number <= count && status_ == 0; ++number) {
+      start(program, arguments, number);
+    }
+  }
+
+  // Waits until all have ended. The status is that of the first that failed.
+  int wait() {
+    while (!running_.empty()) {
+      siginfo_t info{};
+      const int signal = sigwaitinfo(&awaited_, &info);
+      if (signal == SIGCHLD) {
+        collect();
+      } else if (signal > 0) {
+        pass_on(signal);
+      }
+    }
+    return status_;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void start(const std::string& program, char** arguments, int number) {
+    const pid_t parent = getpid();
+    const pid_t child = fork();
+    if (child < 0) {
+      fail(kExitRefused, std::string("can't start another process: ") + std::strerror(errno));
+    } else if (child > 0) {
+      running_.push_back(child);
+    } else {
+      // Out of the launcher's process group, so that what a terminal or timeout(1) sends to all of
+      // it comes once to each, from the launcher.
+      setpgid(0, 0);
+      prctl(PR_SET_PDEATHSIG, SIGTERM);
+      if (getppid() != parent) _exit(kExitRefused);
+      sigprocmask(SIG_SETMASK, &mask_, nullptr);
+      std::vector<std::string> words{arguments[0]};
+      for (char** word = arguments + 1; *word; ++word) words.push_back(numbered(*word, number));
+      std::vector<char*> pointers;
+      for (std::string& word : words) pointers.push_back(word.data());
+      pointers.push_back(nullptr);
+      try {
+        run(program, pointers.data());
+      } catch (const Failure& failure) {
+        std::fprintf(stderr, "pcapv3: %s\n", failure.what());
+        _exit(failure.status());
+      }
+    }
+  }
+
+  // One has failed: the others are told to end, unless they have been told already.
+  void fail(int status, const std::string& text) {
+    if (status_ != 0) return;
+    status_ = status;
+    if (!text.empty()) std::fprintf(stderr, "pcapv3: %s\n", text.c_str());
+    if (last_signal_ != SIGINT && last_signal_ != SIGTERM) tell(SIGTERM);
+  }
+
+  void tell(int signal) const {
+    for (const pid_t child : running_) kill(child, signal);
+  }
+
+  // timeout(1) sends to the launcher and then to its whole group, so twice, and a capture that is
+  // told twice leaves out what it has not read yet.
+  void pass_on(int signal) {
+    const Clock::time_point now = Clock::now();
+    if (signal == last_signal_ && now - last_time_ < std::chrono::seconds(1)) return;
+    last_signal_ = signal;
+    last_time_ = now;
+    tell(signal);
+  }
+
+  void collect() {
+    int how = 0;
+    for (pid_t child; (child = waitpid(-1, &how, WNOHANG)) > 0;) {
+      if (std::erase(running_, child) == 0) continue;
+      const int status = WIFEXITED(how) ? WEXITSTATUS(how) : 128 + WTERMSIG(how);
+      if (status != 0) fail(status, "");
+    }
+  }
+
+  sigset_t awaited_{};
+  sigset_t mask_{};
+  std::vector<pid_t> running_;
+  int status_ = 0;
+  int last_signal_ = 0;
+  Clock::time_point last_time_{};
+};
+
+int run_members(const std::string& program, char** arguments, const std::string& mode, int count) {
+  if (!find_program(arguments[0])) run(program, arguments);  // says once why it can't
+  const GroupNumber group;
+  const std::string setting = std::to_string(group.value()) + ":" + mode;
+  if (setenv("PCAPV3_FANOUT", setting.c_str(), 1) != 0) {
+    throw Failure(kExitRefused, std::string("can't set PCAPV3_FANOUT: ") + std::strerror(errno));
+  }
+  return Members(program, arguments, count).wait();
+}
+
+int parse_count(const std::string& text) {
+  const bool is_number =
+      !text.empty() && text.size() < 4 && text.find_first_not_of("0123456789") == text.npos;
+  const int count = is_number ? std::stoi(text) : 0;
+  if (count < 1 || count > kMostMembers) {
+    throw Failure(kExitUsage, "-n '" + text + "': a number from 1 to " +
+                                  std::to_string(kMostMembers) + " is wanted");
+  }
+  return count;
+}
+
+void require_mode(const std::string& mode) {
+  for (const char* known : {"hash", "lb", "cpu", "rollover", "random", "qm"}) {
+    if (mode == known) return;
+  }
+  throw Failure(kExitUsage,
+                "--fanout '" + mode + "': hash, lb, cpu, rollover, random or qm is wanted");
+}
+
+// The word after an option that wants one.
+std::string value_of(char**& words) {
+  const std::string option = *words;
+  if (!*++words) throw Failure(kExitUsage, option + " wants a value; see pcapv3 --help");
+  return *words;
+}
+
 int launch(char** words) {
+  std::string mode;
+  int count = 0;
   for (; *words && (*words)[0] == '-' && (*words)[1] != '\0'; ++words) {
     const std::string option = *words;
     if (option == "--") {
       ++words;
       break;
+    }
+    if (option == "--fanout") {
+      require_mode(mode = value_of(words));
+      continue;
+    }
+    if (option == "-n") {
+      count = parse_count(value_of(words));
+      continue;
     }
     if (option == "--help") {
       print(kHelp);
@@ -319,8 +545,17 @@ int launch(char** words) {
     }
     return 0;
   }
+  if (mode.empty() != (count == 0)) {
+    throw Failure(kExitUsage, "--fanout and -n go together; see pcapv3 --help");
+  }
   if (!*words) throw Failure(kExitUsage, "no PROGRAM given; see pcapv3 --help");
-  run(words);
+  const char* set = std::getenv("PCAPV3_FANOUT");
+  if (!mode.empty() && set && *set) {
+    throw Failure(kExitUsage, "--fanout chooses a group; PCAPV3_FANOUT must not be set");
+  }
+  const std::string program = prepare(words);
+  if (mode.empty()) run(program, words);
+  return run_members(program, words, mode, count);
 }
 
 }  // namespace
