@@ -9,6 +9,7 @@
  *   - PACKET_RX_RING, mmap and munmap: the module makes, maps and unmaps the ring, in the shape it
  *     wants. Stock code is told that shape, so that its own walks over the ring stay right.
  *   - SO_ATTACH_FILTER: no moment without packets when a filter is set.
+ *   - fan-out: the socket lets nothing in until it has joined its group.
  *   - PACKET_STATISTICS: asked for with the third counter that V3 has.
  *   - reading packets: the module's.
  *   - immediate mode: can stay on V3.
@@ -59,6 +60,7 @@ const char* stock_lib_version(void);
     struct pcapv3_port* port;     /* NULL: a stock handle */    \
     int immediate;                /* what the tool asked for */ \
     pcap_handler copying_oneshot; /* stock code's */            \
+    struct pcapv3_port* joining;  /* a group, once active */    \
     pcap_t* aggregate;            /* that reads it, or NULL */  \
     int arptype;                  /* of its interface */        \
     int cooked;                   /* as that wants it: */       \
@@ -117,6 +119,10 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
      * queue before the new filter. A ring has no use for that, its blocks from before are filtered
      * by the reader, and the packets of that moment would be lost. */
     return 0;
+  }
+  if (p != NULL && joined(p)->joining != NULL && level == SOL_PACKET && name == PACKET_RX_RING &&
+      pcapv3_shut(joined(p)->joining, fd) != 0) {
+    return -1;
   }
   /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */
   struct tpacket_req3* request = (struct tpacket_req3*)value;
@@ -366,6 +372,14 @@ static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port
   return NULL;
 }
 
+static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
+  const struct pcap_linux* stock = &joined(p)->stock;
+  const int loopback = stock->ifindex > 0 && stock->ifindex == stock->lo_ifindex;
+  if (pcapv3_join_fanout(port, p->fd, stock->ifindex, loopback) == 0) return 0;
+  pcap_linux_error(p, pcapv3_error(port));
+  return -1;
+}
+
 static int port_activate(pcap_t* p) {
   if (p->opt.device == NULL) {
     /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common); stock code reads it.
@@ -384,11 +398,19 @@ static int port_activate(pcap_t* p) {
     joined(p)->port = port;
     p->opt.immediate = 0; /* which is what makes prepare_tpacket_socket() choose V2 */
   }
+  if (pcapv3_fans_out(port)) joined(p)->joining = port;
   activating_cooked = joined(p)->cooked;
   int status = pcap_activate_linux(p);
   activating_cooked = 0;
   p->opt.immediate = joined(p)->immediate;
 
+  joined(p)->joining = NULL;
+  if (status >= 0 && pcapv3_fans_out(port) && join_fanout(p, port) != 0) {
+    joined(p)->port = port;
+    leave_port(p);
+    pcap_cleanup_linux(p);
+    return PCAP_ERROR;
+  }
   if (status >= 0 && why == NULL && !has_ring(joined(p))) {
     why = is_stocks(p) ? "CAN frames" : "this kernel has no TPACKET_V3";
   }

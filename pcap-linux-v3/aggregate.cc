@@ -166,7 +166,8 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
 }
 
 void pcapv3_aggregate::set_cap() {
-  merge_.set_cap(drain_.active() ? pcapv3::stamp_of(drain_.break_ns()) : pcapv3::kEndOfTime);
+  merge_.set_cap(drain_.active() ? pcapv3::stamp_of(drain_.end_ns(fans_out()))
+                                 : pcapv3::kEndOfTime);
 }
 
 int pcapv3_aggregate::corrupt_block() {

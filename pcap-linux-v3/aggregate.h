@@ -58,6 +58,7 @@ struct pcapv3_aggregate {
   void wake() { wait_.wake(); }
 
  private:
+  bool fans_out() const { return settings_.fanout.text != nullptr; }
   void look();
   int corrupt_block();
   bool collect(std::uint64_t wait_ns, bool& some);

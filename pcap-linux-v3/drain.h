@@ -52,6 +52,11 @@ class Drain {
   bool active() const { return active_.load(std::memory_order_relaxed); }
   /// When the break came, in nanoseconds of CLOCK_REALTIME: packets stamped later are not drained.
   std::uint64_t break_ns() const { return break_ns_; }
+  /// When the last packet that is drained may have come. What comes for a member of a fan-out group
+  /// until its handle is closed is nobody else's: it takes in what it can, within the longest wait.
+  std::uint64_t end_ns(bool shares) const {
+    return break_ns_ + (shares ? kLongestWaitMs * 1'000'000 : 0);
+  }
   void stop() { active_.store(false, std::memory_order_relaxed); }
 
  private:

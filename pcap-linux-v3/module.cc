@@ -25,6 +25,11 @@ pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error) {
 void pcapv3_close(pcapv3_port* port) { delete port; }
 int pcapv3_keeps_books(const pcapv3_port* port) { return port->keeps_books() ? 1 : 0; }
 int pcapv3_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
+int pcapv3_fans_out(const pcapv3_port* port) { return port->fans_out() ? 1 : 0; }
+int pcapv3_shut(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
+int pcapv3_join_fanout(pcapv3_port* port, int fd, int index, int loopback) {
+  return port->join_fanout(fd, index, loopback != 0) ? 0 : -1;
+}
 int pcapv3_make_ring(pcapv3_port* port, int fd, const pcapv3_wish* wish) {
   return port->make_ring(fd, *wish);
 }

@@ -38,6 +38,15 @@ int pcapv3_keeps_books(const struct pcapv3_port* port);
 /* Whether a handle in immediate mode is to use V3 here. */
 int pcapv3_takes_immediate(const struct pcapv3_port* port);
 
+/*
+ * Whether the handle is to share an interface's packets with others. If so, its socket is shut
+ * before it is bound, and joins the others when it is and has its ring, on interface `index`. Each
+ * is 0, or -1 with a text in pcapv3_error().
+ */
+int pcapv3_fans_out(const struct pcapv3_port* port);
+int pcapv3_shut(struct pcapv3_port* port, int fd);
+int pcapv3_join_fanout(struct pcapv3_port* port, int fd, int index, int loopback);
+
 /* What the ring is to be made for. */
 struct pcapv3_wish {
   unsigned buffer_bytes; /* the tool's, or stock's default */

@@ -52,7 +52,8 @@ pcapv3_port::pcapv3_port(pcap_t* handle, const char* device)
 
 pcapv3_port::~pcapv3_port() {
   if (!active_ || !stats_.on()) return;
-  if (books_closed_) counters_.received = closed_received_;
+  // What has come for a member of a fan-out group in the meantime nobody else has got.
+  if (books_closed_ && !fans_out()) counters_.received = closed_received_;
   char text[400];
   pcapv3::summarize(counters_, device_, aggregate_ != nullptr, text, sizeof(text));
   const pcapv3::Geometry& ring = ring_.geometry();
@@ -82,6 +83,16 @@ bool pcapv3_port::takes_immediate() const {
 
 bool pcapv3_port::hides_descriptor() const {
   return settings_.hides_descriptor_from(program_invocation_short_name);
+}
+
+bool pcapv3_port::shut(int fd) {
+  return pcapv3::shut(fd) || error_.set("can't attach a filter: %s", std::strerror(errno));
+}
+
+bool pcapv3_port::join_fanout(int fd, int index, bool loopback) {
+  if (!pcapv3::join_fanout(fd, settings_.fanout, index, loopback, device_, error_)) return false;
+  debug_.line("%s: in fan-out group %s", device_, settings_.fanout.text);
+  return true;
 }
 
 int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
@@ -190,6 +201,7 @@ int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
 /// Reads until `most` packets are delivered, `delivered` of them before.
 int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_char* user) {
   bool looked = false;  // at packets, if only to reject them
+  if (!drain_.active()) passed_break_ = false;
   for (;;) {
     if (source_.open()) {
       looked = true;
@@ -210,6 +222,7 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
       }
       if (delivered == most) return delivered;
     } else if (drain_.active()) {
+      if (passed_break_) return end_drain(true);
       const Rest rest = await_rest();
       if (rest != Rest::kBlock) return end_drain(rest == Rest::kNothing);
     } else {
@@ -237,7 +250,10 @@ int pcapv3_port::deliver(int most, pcap_handler callback, u_char* user) {
   pcapv3::PacketCursor& cursor = source_.cursor();
   if (!drain_.active()) return deliver_block(most, callback, user);
   pcapv3::PacketCursor end = cursor;
-  while (!end.done() && !end.corrupt() && end.packet().stamp() <= break_stamp()) end.next();
+  while (!end.done() && !end.corrupt() && end.packet().stamp() <= drain_end()) {
+    passed_break_ |= end.packet().stamp() > break_stamp();
+    end.next();
+  }
   pcapv3::PacketCursor head = cursor.before(end);
   const int delivered = delivery_.run(head, most, callback, user);
   while (cursor.left() > end.left() + head.left()) cursor.next();
@@ -268,9 +284,9 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
   return delivered;
 }
 
-/// Whether the open block goes on with a packet that came after the break.
+/// Whether the open block goes on with a packet that came after the break and is not to be drained.
 bool pcapv3_port::past_break() {
-  return drain_.active() && source_.cursor().packet().stamp() > break_stamp();
+  return drain_.active() && source_.cursor().packet().stamp() > drain_end();
 }
 
 /// Waits for the kernel to hand over the block that holds what came before the break: by the retire

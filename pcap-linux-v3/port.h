@@ -41,6 +41,9 @@ struct pcapv3_port {
   bool open();
   bool keeps_books() const { return stats_.on(); }
   bool takes_immediate() const;
+  bool fans_out() const { return settings_.fanout.text != nullptr; }
+  bool shut(int fd);
+  bool join_fanout(int fd, int index, bool loopback);
   int make_ring(int fd, const pcapv3_wish& wish);
   void refresh();
   void filter_set();
@@ -85,6 +88,7 @@ struct pcapv3_port {
   int deliver_block(int most, pcap_handler callback, u_char* user);
   bool past_break();
   pcapv3::Stamp break_stamp() const { return pcapv3::stamp_of(drain_.break_ns()); }
+  pcapv3::Stamp drain_end() const { return pcapv3::stamp_of(drain_.end_ns(fans_out())); }
   Rest await_rest();
   int end_drain(bool complete);
 
@@ -106,6 +110,7 @@ struct pcapv3_port {
   std::uint64_t largest_packet_ = 0;
   std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
   bool books_closed_ = false;
+  bool passed_break_ = false;  // the drain has handed over a packet that came after the break
   std::uint64_t closed_received_ = 0;
   bool nonblocking_ = false;
   bool active_ = false;

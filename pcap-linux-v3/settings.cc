@@ -99,6 +99,8 @@ bool Settings::read(const char* const* environment, ErrorText& error) {
       ok = parse_ms(name, value, window_ms, error);
     } else if (equal(name, "PCAPV3_PORTS")) {
       ports = value;
+    } else if (equal(name, "PCAPV3_FANOUT")) {
+      ok = parse_fanout(value, fanout, error);
     } else if (equal(name, "PCAPV3_IMMEDIATE")) {
       ok = parse_immediate(name, value, immediate, error);
     } else if (equal(name, "PCAPV3_DRAIN")) {

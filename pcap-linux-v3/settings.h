@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "error.h"
+#include "fanout.h"
 
 namespace pcapv3 {
 
@@ -26,6 +27,7 @@ struct Settings {
   Immediate immediate = Immediate::kDefault;  ///< PCAPV3_IMMEDIATE.
   std::uint32_t window_ms = 0;                ///< PCAPV3_WINDOW; 0: not set.
   const char* ports = nullptr;                ///< PCAPV3_PORTS, not looked into.
+  FanoutSetting fanout;                       ///< PCAPV3_FANOUT.
   bool drain = true;                          ///< PCAPV3_DRAIN.
   const char* blocking = nullptr;             ///< PCAPV3_BLOCKING.
   const char* stats = nullptr;                ///< PCAPV3_STATS: "stderr" or a file's path.

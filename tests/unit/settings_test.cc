@@ -43,7 +43,7 @@ TEST_CASE("every setting is read") {
   const Outcome o =
       read({"PCAPV3=on", "PCAPV3_BUFFER=128M", "PCAPV3_BLOCK=65536", "PCAPV3_RETIRE=20",
             "PCAPV3_IMMEDIATE=v2", "PCAPV3_DRAIN=off", "PCAPV3_STATS=stderr", "PCAPV3_DEBUG=/tmp/x",
-            "PCAPV3_WINDOW=7", "PCAPV3_PORTS=a,b;c,d"});
+            "PCAPV3_WINDOW=7", "PCAPV3_PORTS=a,b;c,d", "PCAPV3_FANOUT=7:lb"});
   INFO(o.error);
   REQUIRE(o.ok);
   CHECK(o.settings.buffer.bytes == 128u << 20);
@@ -55,6 +55,8 @@ TEST_CASE("every setting is read") {
   CHECK(std::string(o.settings.debug) == "/tmp/x");
   CHECK(o.settings.window_ms == 7);
   CHECK(std::string(o.settings.ports) == "a,b;c,d");
+  CHECK(o.settings.fanout.group == 7);
+  CHECK(std::string(o.settings.fanout.text) == "7:lb");
 }
 
 TEST_CASE("a setting of nothing is not set") {

@@ -1,0 +1,128 @@
+#include "fanout.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/if_packet.h>
+#include <sys/auxv.h>
+#include <sys/socket.h>
+
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+
+#include "machine.h"
+
+#ifndef PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+#define PACKET_FANOUT_FLAG_IGNORE_OUTGOING 0x4000  // kernel headers up to 6.1 lack it
+#endif
+
+namespace pcapv3 {
+namespace {
+
+constexpr struct {
+  const char* name;
+  std::uint16_t mode;
+} kModes[] = {
+    {"hash", PACKET_FANOUT_HASH},         {"lb", PACKET_FANOUT_LB},      {"cpu", PACKET_FANOUT_CPU},
+    {"rollover", PACKET_FANOUT_ROLLOVER}, {"random", PACKET_FANOUT_RND}, {"qm", PACKET_FANOUT_QM},
+};
+
+/// struct fanout_args of linux/if_packet.h, which kernel headers before 5.11 lack. Older kernels
+/// take its first half.
+struct Arguments {
+  std::uint32_t id_and_mode;
+  std::uint32_t most_members;
+};
+
+std::uint32_t mix(
+    std::uint32_t bits) {  // MurmurHash3's last step: every bit counts for every other
+  bits = (bits ^ bits >> 16) * 0x85ebca6b;
+  bits = (bits ^ bits >> 13) * 0xc2b2ae35;
+  return bits ^ bits >> 16;
+}
+
+}  // namespace
+
+bool parse_fanout(const char* value, FanoutSetting& setting, ErrorText& error) {
+  char* end = nullptr;
+  const unsigned long group = std::strtoul(value, &end, 10);
+  bool ok = *value >= '0' && *value <= '9' && group <= UINT16_MAX;
+  if (ok && *end == ':') {
+    ok = false;
+    for (const auto& [name, mode] : kModes) {
+      if (std::strcmp(end + 1, name) != 0) continue;
+      setting.mode = mode;
+      ok = true;
+    }
+  } else {
+    setting.mode = PACKET_FANOUT_HASH;
+    ok = ok && *end == '\0';
+  }
+  if (!ok) {
+    return error.set(
+        "PCAPV3_FANOUT=%s: a group is wanted, from 0 to 65535, and a mode after a colon or none, "
+        "such as 7 or 7:hash; modes are hash, lb, cpu, rollover, random and qm",
+        value);
+  }
+  setting.group = static_cast<std::uint16_t>(group);
+  setting.text = value;
+  return true;
+}
+
+FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user) {
+  // Groups up to 32767 of one user on one interface never get the same id.
+  const std::uint32_t interface = index > 0 ? static_cast<std::uint32_t>(index) : 0;
+  const std::uint32_t place = mix(mix(interface) ^ user ^ (group & 0x8000u));
+  FanoutGroup result;
+  result.id = static_cast<std::uint16_t>(0x8000u | ((place ^ group) & 0x7fffu));
+  // From 257 on, because what others ask for, by not asking, is 256. The kernel has 8 bytes for
+  // each.
+  result.most_members = 257 + mix(place ^ (std::uint32_t{group} << 16)) % 3840;
+  return result;
+}
+
+bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopback,
+                 const char* device, ErrorText& error) {
+  // Not geteuid(2): a program may have given up its privileges between two handles.
+  const FanoutGroup group =
+      fanout_group(setting.group, index, static_cast<std::uint32_t>(getauxval(AT_EUID)));
+  std::uint32_t mode = setting.mode;
+  if (mode == PACKET_FANOUT_HASH) mode |= PACKET_FANOUT_FLAG_DEFRAG;
+  // The socket's own PACKET_IGNORE_OUTGOING has no effect in a group. Kernels that do not know the
+  // flag take it and do nothing about it; the reader drops those copies then.
+  if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+  const bool little = std::endian::native == std::endian::little;
+  const Arguments arguments = {
+      little ? mode << 16 | group.id : std::uint32_t{group.id} << 16 | mode, group.most_members};
+  const socklen_t length =
+      kernel_is_at_least(5, 11) ? sizeof(arguments) : sizeof(arguments.id_and_mode);
+  if (setsockopt(socket, SOL_PACKET, PACKET_FANOUT, &arguments, length) == 0) {
+    // Right after it: the member's share is lost to all until then.
+    const int unused = 0;
+    if (setsockopt(socket, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) == 0) return true;
+    return error.set("can't take a filter off: %s", std::strerror(errno));
+  }
+  const int reason = errno;
+  if (reason == EINVAL) {
+    // All that it says of another mode, flags or interface (af_packet.c: fanout_add).
+    return error.set(
+        "PCAPV3_FANOUT=%s: group %u on %s has members of another mode; use theirs, or another "
+        "group. (Or the kernel does not know the mode, or another program's group has the same "
+        "number in the kernel, %u.)",
+        setting.text, setting.group, device, group.id);
+  }
+  if (reason == ENOSPC) {
+    return error.set("PCAPV3_FANOUT=%s: group %u on %s is full; use another", setting.text,
+                     setting.group, device);
+  }
+  return error.set("PCAPV3_FANOUT=%s: can't join group %u on %s: %s", setting.text, setting.group,
+                   device, std::strerror(reason));
+}
+
+bool shut(int socket) {
+  sock_filter reject = {BPF_RET | BPF_K, 0, 0, 0};
+  const sock_fprog program = {1, &reject};
+  return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0;
+}
+
+}  // namespace pcapv3

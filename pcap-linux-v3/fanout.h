@@ -1,0 +1,47 @@
+// Fan-out: several handles share the packets of an interface, each packet going to one of them
+// (PACKET_FANOUT, packet(7)). Which group a handle joins, how, and what to say when it can't.
+//
+// The kernel tells groups apart by a number of 16 bits, within the network namespace, and lets in
+// whoever names the right number, mode and interface. What a member does with its packets is no
+// different from any other handle.
+#pragma once
+
+#include <cstdint>
+
+#include "error.h"
+
+namespace pcapv3 {
+
+/// PCAPV3_FANOUT. `mode` is the kernel's PACKET_FANOUT_*.
+struct FanoutSetting {
+  const char* text = nullptr;  ///< As it was written; null: not set.
+  std::uint16_t group = 0;
+  std::uint16_t mode = 0;
+};
+
+/// Reads "GROUP" or "GROUP:MODE". False, with a text, if `value` is neither.
+bool parse_fanout(const char* value, FanoutSetting& setting, ErrorText& error);
+
+/// A group as the kernel knows it.
+struct FanoutGroup {
+  std::uint16_t id = 0;
+  /// The kernel refuses who asks for another number of members than the group was made with (from
+  /// 5.11 on), which keeps out strangers and the members of other groups that get the same id.
+  std::uint32_t most_members = 0;
+};
+
+/// The group that `group` stands for on interface `index` (0 or less: all) for user `user`. Members
+/// of one group agree on it without asking each other, and each interface has its own, because the
+/// kernel has a group on one interface. The ids are all above 32767: other programs use small ones.
+FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user);
+
+/// Has `socket` take its share from now on. It has its ring, is bound to interface `index`, called
+/// `device`, and shut by a filter since before that, which is taken off: until it is in the group,
+/// it is offered the other members' packets. False, with a text.
+bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopback,
+                 const char* device, ErrorText& error);
+
+/// Keeps all packets out of `socket`.
+bool shut(int socket);
+
+}  // namespace pcapv3
