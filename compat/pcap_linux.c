@@ -65,6 +65,7 @@ const char* stock_lib_version(void);
     int arptype;                  /* of its interface */        \
     int cooked;                   /* as that wants it: */       \
     unsigned most_retire_ms;      /* member_prepare() */        \
+    int spare;                    /* a socket, or 0 */          \
   }
 #undef PCAP_CREATE_COMMON
 #define PCAP_CREATE_COMMON(ebuf, type) \
@@ -347,6 +348,19 @@ static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u
   }
 }
 
+/* A socket in a group can't be bound again (af_packet.c: packet_do_bind), so that a port whose
+ * interface comes back needs another one; by then there may be no privilege to open it. */
+static void open_spare(pcap_t* p) {
+  const int type = joined(p)->stock.cooked ? SOCK_DGRAM : SOCK_RAW;
+  const int fd = socket(PF_PACKET, type | SOCK_CLOEXEC, 0);
+  joined(p)->spare = fd > 0 ? fd : 0;
+}
+
+static void close_spare(pcap_t* p) {
+  if (joined(p)->spare != 0) (void)close(joined(p)->spare);
+  joined(p)->spare = 0;
+}
+
 static void leave_port(pcap_t* p) {
   /* Unmapped here; destroy_ring() must not do it again. */
   if (has_ring(joined(p))) joined(p)->stock.mmapbuf = NULL;
@@ -357,9 +371,25 @@ static void leave_port(pcap_t* p) {
 static void port_cleanup(pcap_t* p) {
   /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. */
   struct pcap_stat last;
-  if (pcapv3_keeps_books(joined(p)->port)) (void)port_stats(p, &last);
+  if (pcapv3_keeps_books(joined(p)->port)) {
+    /* A group's packets that came after the last read are missing elsewhere. */
+    (void)(pcapv3_fans_out(joined(p)->port) ? pcap_stats_linux(p, &last) : port_stats(p, &last));
+  }
   leave_port(p);
   pcap_cleanup_linux(p);
+  close_spare(p); /* last: it takes the kernel milliseconds, and the group is left by now */
+}
+
+/* What stock code does with a ring that it has made (create_ring()), as far as it matters. */
+static void show_ring(pcap_t* p) {
+  struct pcap_linux* stock = &joined(p)->stock;
+  const struct pcapv3_port* port = joined(p)->port;
+  stock->mmapbuf = pcapv3_ring_base(port);
+  /* create_ring() reckons in unsigned int; a ring can be larger than that. */
+  stock->mmapbuflen = (size_t)pcapv3_block_bytes(port) * pcapv3_block_count(port);
+  for (unsigned i = 0; i < pcapv3_block_count(port); ++i) {
+    RING_GET_FRAME_AT(p, i) = stock->mmapbuf + (size_t)i * pcapv3_block_bytes(port);
+  }
 }
 
 /* Why this handle can't have a port; NULL if it can. */
@@ -372,10 +402,15 @@ static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port
   return NULL;
 }
 
+static int is_loopback(const pcap_t* p, int index) {
+  return index > 0 && index == joined((pcap_t*)p)->stock.lo_ifindex;
+}
+
 static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
   const struct pcap_linux* stock = &joined(p)->stock;
-  const int loopback = stock->ifindex > 0 && stock->ifindex == stock->lo_ifindex;
-  if (pcapv3_join_fanout(port, p->fd, stock->ifindex, loopback) == 0) return 0;
+  if (pcapv3_join_fanout(port, p->fd, stock->ifindex, is_loopback(p, stock->ifindex)) == 0) {
+    return 0;
+  }
   pcap_linux_error(p, pcapv3_error(port));
   return -1;
 }
@@ -429,11 +464,7 @@ static int port_activate(pcap_t* p) {
     return status;
   }
 
-  /* create_ring() reckons in unsigned int; a ring can be larger than that. */
-  joined(p)->stock.mmapbuflen = (size_t)pcapv3_block_bytes(port) * pcapv3_block_count(port);
-  for (unsigned i = 0; i < pcapv3_block_count(port); ++i) {
-    RING_GET_FRAME_AT(p, i) = joined(p)->stock.mmapbuf + (size_t)i * pcapv3_block_bytes(port);
-  }
+  show_ring(p);
   p->bufsize = MAXIMUM_SNAPLEN; /* stock's V3 "frame", pcap_bufsize(3PCAP) */
   p->read_op = port_read;
   p->setfilter_op = port_setfilter;
@@ -451,6 +482,7 @@ static int port_activate(pcap_t* p) {
     joined(p)->arptype = iface_get_arptype(p->fd, p->opt.device, unused);
   }
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
+  if (joined(p)->aggregate != NULL && pcapv3_fans_out(port)) open_spare(p);
   pcapv3_refresh(port);
   return status;
 }
@@ -493,6 +525,26 @@ struct pcapv3_port* member_port(pcap_t* p) {
   return joined(p)->port;
 }
 
+/* Goes on with the spare socket, on interface `index`, and opens another; 0 if that worked. */
+static int take_spare(pcap_t* p, int index) {
+  struct pcapv3_port* port = joined(p)->port;
+  char unused[PCAP_ERRBUF_SIZE];
+  const int spare = joined(p)->spare;
+  /* One that is not up has to be waited for: a socket joins a group when it runs (fanout_add). */
+  if (spare == 0 || pcapv3_shut(port, spare) != 0 ||
+      iface_bind(spare, index, unused, pcap_protocol(p)) != 0) {
+    return -1;
+  }
+  pcap_linux_count(p); /* the last of the old one's */
+  const int status = pcapv3_renew(port, p->fd, spare, index, is_loopback(p, index));
+  close_spare(p); /* which may have a ring */
+  open_spare(p);
+  if (status != 0) return -1;
+  show_ring(p);
+  p->offset = 0;
+  return 0;
+}
+
 int member_bind_again(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   char unused[PCAP_ERRBUF_SIZE];
@@ -501,10 +553,14 @@ int member_bind_again(pcap_t* p) {
       (!stock->cooked && iface_get_arptype(p->fd, stock->device, unused) != joined(p)->arptype)) {
     return -1;
   }
-  /* An interface that is down is bound to all the same (af_packet.c: packet_do_bind), and read when
-   * it comes up. */
-  const int status = iface_bind(p->fd, index, unused, pcap_protocol(p));
-  if (status != 0 && status != PCAP_ERROR_IFACE_NOT_UP) return -1;
+  if (pcapv3_fans_out(joined(p)->port)) {
+    if (take_spare(p, index) != 0) return -1;
+  } else {
+    /* An interface that is down is bound to all the same (af_packet.c: packet_do_bind), and read
+     * when it comes up. */
+    const int status = iface_bind(p->fd, index, unused, pcap_protocol(p));
+    if (status != 0 && status != PCAP_ERROR_IFACE_NOT_UP) return -1;
+  }
   if (p->opt.promisc) {
     const struct packet_mreq wish = {.mr_ifindex = index, .mr_type = PACKET_MR_PROMISC};
     (void)setsockopt(p->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &wish, sizeof(wish));

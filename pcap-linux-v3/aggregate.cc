@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint32_t kWindowMs = 25;
+/// How soon to look again whether a port that has another socket to get has been read.
+constexpr std::uint64_t kUnreadNs = 5 * kNsPerMs;
 /// The longest retire timeout of a port: its packets come within two of them, so that nothing has
 /// to wait for much longer than half of the window.
 constexpr std::uint32_t kMostRetireMs = 8;
@@ -237,6 +239,7 @@ std::uint64_t pcapv3_aggregate::until_next() const {
   } else if (gone_ == all()) {
     when = gone_ns_ + window_ns_;
   }
+  if (unread_ != 0) when = std::min(when, pcapv3::realtime_ns() + kUnreadNs);
   if (give_up_ns_ != 0) when = std::min(when, give_up_ns_);
   return when == pcapv3::Wait::kForEver ? when : until(when);
 }
@@ -256,7 +259,7 @@ int pcapv3_aggregate::drained(bool complete) {
 void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
   for (unsigned i = 0; i < count_; ++i) {
     const bool troubled = (events.troubled & bit(i)) != 0;
-    if (!events.links && !troubled) continue;
+    if (!events.links && !troubled && (unread_ & bit(i)) == 0) continue;
     if ((gone_ & bit(i)) == 0) {
       if (pcap_aggregate_is_gone(handle_, i) != 0) {
         debug_.line("%s: the interface is gone", ports_[i]->device());
@@ -266,11 +269,32 @@ void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
         debug_.line("%s: the interface went down", ports_[i]->device());
       }
     }
-    if ((gone_ & bit(i)) != 0 && pcap_aggregate_bind_again(handle_, i) == 0) {
+    if ((gone_ & bit(i)) != 0 && bind_again(i)) {
       debug_.line("%s: the interface is back", ports_[i]->device());
       gone_ &= ~bit(i);
     }
   }
+}
+
+bool pcapv3_aggregate::bind_again(unsigned index) {
+  if (!fans_out()) return pcap_aggregate_bind_again(handle_, index) == 0;
+  // It gets another socket, with another ring: when what is in the old one has been read.
+  unread_ |= bit(index);
+  if (!merge_.done()) return false;
+  merge_.look(pcapv3::realtime_ns());
+  const bool overdue = until(gone_ns_ + window_ns_) == 0;  // as in has_ports()
+  if (!merge_.is_empty(index) && !(overdue && merge_.is_closed(index))) return false;
+  unread_ &= ~bit(index);
+  wait_.remove(sockets_[index]);
+  const bool is_back = pcap_aggregate_bind_again(handle_, index) == 0;
+  if (is_back) {
+    pcapv3_port& port = *ports_[index];
+    merge_.remove(index);
+    // Can't fail: it has had the memory before.
+    (void)merge_.add(index, port.source(), port.counters(), port.plan().judge);
+  }
+  (void)wait_.add(index, sockets_[index]);
+  return is_back;
 }
 
 /// False, with the handle's error text, when all are gone and nothing of theirs is left. A block

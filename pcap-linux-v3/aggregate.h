@@ -68,6 +68,7 @@ struct pcapv3_aggregate {
   void set_cap();
   bool look_after_ports();
   void check_ports(const pcapv3::Wait::Events& events);
+  bool bind_again(unsigned index);
   bool has_ports();
   std::uint64_t all() const {
     return count_ == 0 ? 0 : ~std::uint64_t{0} >> (pcapv3::Merge::kMostPorts - count_);
@@ -87,6 +88,7 @@ struct pcapv3_aggregate {
   int sockets_[pcapv3::Merge::kMostPorts] = {};
   unsigned count_ = 0;
   std::uint64_t gone_ = 0;          // ports, by bit, that have no interface
+  std::uint64_t unread_ = 0;        // of these, those that still have packets
   std::uint64_t gone_ns_ = 0;       // when the last of them went
   std::uint64_t collected_ns_ = 0;  // when events were asked for
   std::uint64_t window_ns_ = 0;

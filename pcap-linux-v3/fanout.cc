@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #include "machine.h"
 
@@ -82,7 +83,7 @@ FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user) {
 }
 
 bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopback,
-                 const char* device, ErrorText& error) {
+                 const char* device, const sock_fprog& filter, ErrorText& error) {
   // Not geteuid(2): a program may have given up its privileges between two handles.
   const FanoutGroup group =
       fanout_group(setting.group, index, static_cast<std::uint32_t>(getauxval(AT_EUID)));
@@ -98,9 +99,9 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
       kernel_is_at_least(5, 11) ? sizeof(arguments) : sizeof(arguments.id_and_mode);
   if (setsockopt(socket, SOL_PACKET, PACKET_FANOUT, &arguments, length) == 0) {
     // Right after it: the member's share is lost to all until then.
-    const int unused = 0;
-    if (setsockopt(socket, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) == 0) return true;
-    return error.set("can't take a filter off: %s", std::strerror(errno));
+    const int option = filter.len == 0 ? SO_DETACH_FILTER : SO_ATTACH_FILTER;
+    if (setsockopt(socket, SOL_SOCKET, option, &filter, sizeof(filter)) == 0) return true;
+    return error.set("can't change the filter: %s", std::strerror(errno));
   }
   const int reason = errno;
   if (reason == EINVAL) {
@@ -123,6 +124,25 @@ bool shut(int socket) {
   sock_filter reject = {BPF_RET | BPF_K, 0, 0, 0};
   const sock_fprog program = {1, &reject};
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0;
+}
+
+bool get_filter(int socket, sock_fprog& filter) {
+  socklen_t count = filter.len;  // of instructions, not bytes (net/core/filter.c: sk_get_filter)
+  if (getsockopt(socket, SOL_SOCKET, SO_GET_FILTER, filter.filter, &count) != 0) return false;
+  filter.len = static_cast<unsigned short>(count);
+  return true;
+}
+
+bool copy_options(int from, int to) {
+  for (const int option : {PACKET_VERSION, PACKET_RESERVE, PACKET_TIMESTAMP}) {
+    int value = 0;
+    socklen_t length = sizeof(value);
+    if (getsockopt(from, SOL_PACKET, option, &value, &length) != 0 ||
+        setsockopt(to, SOL_PACKET, option, &value, length) != 0) {
+      return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace pcapv3

@@ -10,6 +10,8 @@
 
 #include "error.h"
 
+struct sock_fprog;
+
 namespace pcapv3 {
 
 /// PCAPV3_FANOUT. `mode` is the kernel's PACKET_FANOUT_*.
@@ -36,12 +38,20 @@ struct FanoutGroup {
 FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user);
 
 /// Has `socket` take its share from now on. It has its ring, is bound to interface `index`, called
-/// `device`, and shut by a filter since before that, which is taken off: until it is in the group,
-/// it is offered the other members' packets. False, with a text.
+/// `device`, and shut by a filter since before that: until it is in the group, it is offered
+/// the other members' packets. Gets `filter` in place of that, if it is not empty. False, with a
+/// text.
 bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopback,
-                 const char* device, ErrorText& error);
+                 const char* device, const sock_fprog& filter, ErrorText& error);
 
 /// Keeps all packets out of `socket`.
 bool shut(int socket);
+
+/// The filter of `socket`, into `filter`, whose room for instructions is told by its length. False,
+/// with errno, if it can't be had.
+bool get_filter(int socket, sock_fprog& filter);
+
+/// Gives `to` what a ring's packets depend on, as `from` has it. False, with errno.
+bool copy_options(int from, int to);
 
 }  // namespace pcapv3

@@ -30,6 +30,9 @@ int pcapv3_shut(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
 int pcapv3_join_fanout(pcapv3_port* port, int fd, int index, int loopback) {
   return port->join_fanout(fd, index, loopback != 0) ? 0 : -1;
 }
+int pcapv3_renew(pcapv3_port* port, int fd, int spare, int index, int loopback) {
+  return port->renew(fd, spare, index, loopback != 0) ? 0 : -1;
+}
 int pcapv3_make_ring(pcapv3_port* port, int fd, const pcapv3_wish* wish) {
   return port->make_ring(fd, *wish);
 }

@@ -47,6 +47,13 @@ int pcapv3_fans_out(const struct pcapv3_port* port);
 int pcapv3_shut(struct pcapv3_port* port, int fd);
 int pcapv3_join_fanout(struct pcapv3_port* port, int fd, int index, int loopback);
 
+/*
+ * Goes on with the socket `spare`, shut and bound to interface `index`, in place of the handle's
+ * `fd`, which is that one's from then on: a new ring, the old filter, and a group. All packets have
+ * been read. 0, or -1 with everything as it was, and the debug log told.
+ */
+int pcapv3_renew(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
+
 /* What the ring is to be made for. */
 struct pcapv3_wish {
   unsigned buffer_bytes; /* the tool's, or stock's default */

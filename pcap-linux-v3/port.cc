@@ -1,7 +1,10 @@
 #include "port.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,8 +93,30 @@ bool pcapv3_port::shut(int fd) {
 }
 
 bool pcapv3_port::join_fanout(int fd, int index, bool loopback) {
-  if (!pcapv3::join_fanout(fd, settings_.fanout, index, loopback, device_, error_)) return false;
+  const sock_fprog none = {};
+  if (!pcapv3::join_fanout(fd, settings_.fanout, index, loopback, device_, none, error_)) {
+    return false;
+  }
   debug_.line("%s: in fan-out group %s", device_, settings_.fanout.text);
+  return true;
+}
+
+bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
+  sock_filter code[BPF_MAXINSNS];
+  sock_fprog filter = {BPF_MAXINSNS, code};
+  pcapv3::Ring ring;
+  if (!pcapv3::get_filter(fd, filter) || !pcapv3::copy_options(fd, spare) ||
+      !ring.create(spare, ring_.geometry())) {
+    debug_.line("%s: no other socket in its place: %s", device_, std::strerror(errno));
+    return false;
+  }
+  if (!pcapv3::join_fanout(spare, settings_.fanout, index, loopback, device_, filter, error_)) {
+    debug_.line("%s", error());
+    return false;
+  }
+  if (dup3(spare, fd, O_CLOEXEC) < 0) return false;
+  ring_.swap(ring);  // with the old one, the old socket goes
+  source_.restart();
   return true;
 }
 

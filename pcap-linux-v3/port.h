@@ -44,6 +44,7 @@ struct pcapv3_port {
   bool fans_out() const { return settings_.fanout.text != nullptr; }
   bool shut(int fd);
   bool join_fanout(int fd, int index, bool loopback);
+  bool renew(int fd, int spare, int index, bool loopback);
   int make_ring(int fd, const pcapv3_wish& wish);
   void refresh();
   void filter_set();

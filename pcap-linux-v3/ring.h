@@ -8,6 +8,7 @@
 #include <linux/if_packet.h>
 
 #include <cstddef>
+#include <utility>
 
 #include "geometry.h"
 
@@ -22,6 +23,10 @@ class Ring {
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
+  void swap(Ring& other) {
+    std::swap(geometry_, other.geometry_);
+    std::swap(base_, other.base_);
+  }
 
   /// Asks the kernel for a ring on socket `fd`, on which PACKET_VERSION is TPACKET_V3 and no ring
   /// is yet, and maps it. Where memory is short it takes a few blocks less until it fits, as stock

@@ -14,6 +14,13 @@ class Source {
   /// `ring` may be created later, but before anything else here is called.
   explicit Source(Ring& ring) : ring_(ring) {}
 
+  /// Begins anew: the ring is another one.
+  void restart() {
+    index_ = 0;
+    open_ = false;
+    cursor_ = PacketCursor();
+  }
+
   /// The room that packets have been promised in front of their bytes.
   void set_headroom(std::uint32_t bytes) { headroom_ = bytes; }
 

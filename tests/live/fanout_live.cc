@@ -387,6 +387,50 @@ void test_aggregate() {
   CHECK(owners_of(shares).size() == 600, "%zu frames", owners_of(shares).size());
 }
 
+/// Reads until the library says so of both handles.
+void take_until_told(const Handles& handles, const Record& debug, const std::string& line,
+                     Shares& shares) {
+  for (std::size_t count = 0; count < handles.size();) {
+    for (std::size_t i = 0; i < handles.size(); ++i) {
+      CHECK(pcap_dispatch(handles[i].get(), -1, keep, user(shares[i])) >= 0, "%s",
+            pcap_geterr(handles[i].get()));
+    }
+    const std::string text = debug.text();
+    count = 0;
+    for (std::size_t at = 0; (at = text.find(line, at)) != text.npos; ++at) ++count;
+  }
+}
+
+void test_coming_back() {
+  join("7:lb");
+  const Record debug("PCAPV3_DEBUG");
+  const Handles handles = open_members(2, {.device = "see0,see1"});
+  for (const Handle& handle : handles) set_filter(handle.get(), kOdd);
+  Shares shares(2);
+  Players(2).send(0, 200);
+  ip("link delete see1");
+  take_until_told(handles, debug, "see1: the interface is gone", shares);
+  make_port(1);
+  take_until_told(handles, debug, "see1: the interface is back", shares);
+  take(handles, 200, shares);
+  CHECK(owners_of(shares).size() == 200, "%zu frames before", owners_of(shares).size());
+  Players(2).send(200, 200);
+  take(handles, 400, shares);
+  for (const Packets& share : shares) {
+    unsigned of_port[2] = {};
+    for (const Packet& packet : share) ++of_port[sender_of(number_of(packet.bytes))];
+    // In turn, of which the filter lets every other one through: one gets them all.
+    CHECK(of_port[0] == 200 || of_port[0] == 0, "%u of port 0", of_port[0]);
+    CHECK(of_port[1] % 100 == 0, "%u of port 1", of_port[1]);
+  }
+  const auto owners = owners_of(shares);
+  CHECK(owners.size() == 400, "%zu frames", owners.size());
+  for (const auto& [number, owner] : owners) CHECK(number % 2 == 1, "frame %u", number);
+  unsigned received = 0;
+  for (const Handle& handle : handles) received += stats_of(handle.get()).ps_recv;
+  CHECK(received == 400, "%u received", received);
+}
+
 void test_off() {
   setenv("PCAPV3", "off", 1);
   join("7:lb");
@@ -511,6 +555,7 @@ constexpr Test kTests[] = {
     {"snapshot length, filter and direction", test_wishes},
     {"immediate mode on V2", test_immediate_v2},
     {"two aggregates share each port", test_aggregate},
+    {"a port of two aggregates goes and comes back", test_coming_back},
     {"PCAPV3=off: no group", test_off},
     {"joining in full traffic", test_joining},
     {"leaving in full traffic", test_leaving_one},
