@@ -9,10 +9,15 @@
 //   reader [OPTION]... latency INTERFACE COMMAND...  and tell the time from stamp to callback
 //   reader [OPTION]... hold INTERFACE COMMAND...     read nothing, and tell what the ring holds
 //   reader [OPTION]... many INTERFACE COMMAND...     sixteen handles at once
+//   reader [OPTION]... fanout INTERFACE COMMAND...   -n processes share what comes, in
+//   PCAPV3_FANOUT's
+//                                                    group, each on a CPU of its own; -k: with work
+//                                                    for each packet
 //   reader [OPTION]... activate INTERFACE            time pcap_activate
 #include <fcntl.h>
 #include <pcap/pcap.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -47,6 +52,8 @@ struct Options {
   unsigned buffer_mib = 0;       // -b: ring; 0: the library's choice
   std::string call = "loop";     // -c loop|dispatch|next_ex: count
   const char* output = nullptr;  // -o: count with -r: a file to write packets to
+  unsigned processes = 1;        // -n: fanout
+  unsigned work_ns = 0;          // -k: fanout: what the callback takes, of CPU time
 } options;
 
 double clock_ns(clockid_t clock) {
@@ -344,6 +351,100 @@ void run_many(const char* interface, char** command) {
   std::printf("least %llu\n", static_cast<unsigned long long>(least));
 }
 
+// ---- Several processes with a callback that works ----
+
+std::uint64_t turns_of_work = 0;
+
+void work(std::uint64_t turns) {
+  volatile std::uint64_t value = 1;
+  for (std::uint64_t i = 0; i < turns; ++i) value = value * 3 + 1;
+}
+
+void on_packet_working(u_char* user, const pcap_pkthdr*, const u_char*) {
+  ++reinterpret_cast<Count*>(user)->packets;
+  work(turns_of_work);
+}
+
+/// How many turns take `ns` of CPU time: of several tries the quickest, which nothing has
+/// disturbed.
+std::uint64_t turns_for(double ns) {
+  constexpr std::uint64_t kTry = 1'000'000;
+  double quickest = 1e18;
+  for (int i = 0; i < 20; ++i) {
+    const double start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    work(kTry);
+    quickest = std::min(quickest, clock_ns(CLOCK_THREAD_CPUTIME_ID) - start);
+  }
+  return static_cast<std::uint64_t>(ns * static_cast<double>(kTry) / quickest);
+}
+
+struct Share {
+  std::uint64_t packets;
+  pcap_stat stats;
+};
+
+/// One of the processes: a byte when it is ready, and its share once SIGTERM has told it to end.
+void read_share(const char* interface, unsigned cpu, int to_parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  if (sched_setaffinity(0, sizeof(set), &set) != 0) give_up("CPU", std::strerror(errno));
+  struct sigaction action = {};
+  action.sa_handler = on_traffic_end;
+  sigaction(SIGTERM, &action, nullptr);
+  pcap_t* handle = open_warm(interface);
+  looping = handle;
+  if (write(to_parent, "", 1) != 1) give_up("pipe", std::strerror(errno));
+  Count count;
+  read_all(handle, on_packet_working, count);
+  Share share = {};
+  read_rest(handle, on_packet_working, count, share.stats);
+  share.packets = count.packets;
+  if (write(to_parent, &share, sizeof(share)) != sizeof(share)) give_up("pipe", "no room");
+  std::exit(EXIT_SUCCESS);
+}
+
+void run_fanout(const char* interface, char** command) {
+  struct Process {
+    pid_t id;
+    int pipe;
+  };
+  turns_of_work = turns_for(options.work_ns);
+  std::vector<Process> processes;
+  for (unsigned i = 0; i < options.processes; ++i) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) give_up("pipe", std::strerror(errno));
+    const pid_t id = fork();
+    if (id < 0) give_up("fork", std::strerror(errno));
+    if (id == 0) read_share(interface, i, ends[1]);
+    close(ends[1]);
+    processes.push_back({id, ends[0]});
+  }
+  for (const Process& process : processes) {
+    char ready = 0;
+    if (read(process.pipe, &ready, 1) != 1) give_up("fanout", "a reader failed");
+  }
+  traffic = fork();  // whose end is waited for here, so that no signal is to tell of it
+  if (traffic == 0) {
+    execvp(command[0], command);
+    _exit(127);
+  }
+  wait_for_traffic();
+  std::uint64_t packets = 0;
+  std::uint64_t received = 0;
+  std::uint64_t dropped = 0;
+  for (const Process& process : processes) kill(process.id, SIGTERM);
+  for (const Process& process : processes) {
+    Share share = {};
+    if (read(process.pipe, &share, sizeof(share)) != sizeof(share)) give_up("fanout", "no share");
+    packets += share.packets;
+    received += share.stats.ps_recv;
+    dropped += share.stats.ps_drop;
+  }
+  print_count(packets, received, dropped, 0);
+}
+
 void run_activate(const char* interface) {
   double first_ms = 0;
   std::vector<double> times_ms;
@@ -415,7 +516,7 @@ void run_hold(const char* interface, char** command) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (int option; (option = getopt(argc, argv, "+is:t:e:w:r:b:c:o:")) != -1;) {
+  for (int option; (option = getopt(argc, argv, "+is:t:e:w:r:b:c:o:n:k:")) != -1;) {
     switch (option) {
       case 'i':
         options.immediate = true;
@@ -444,6 +545,12 @@ int main(int argc, char** argv) {
       case 'o':
         options.output = optarg;
         break;
+      case 'n':
+        options.processes = static_cast<unsigned>(std::atoi(optarg));
+        break;
+      case 'k':
+        options.work_ns = static_cast<unsigned>(std::atoi(optarg));
+        break;
       default:
         return EXIT_FAILURE;
     }
@@ -460,6 +567,8 @@ int main(int argc, char** argv) {
     run_count(interface, command, true);
   } else if (mode == "many") {
     run_many(interface, command);
+  } else if (mode == "fanout") {
+    run_fanout(interface, command);
   } else if (mode == "hold") {
     run_hold(interface, command);
   } else if (mode == "activate") {

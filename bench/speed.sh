@@ -312,6 +312,52 @@ CURVE_NAMES+=",stock dumpcap,ours dumpcap,netsniff-ng"
 
 # The highest rate without a drop is that of the last step before the first in which a packet was
 # dropped in the median round.
+# fanout_held MODE READERS: prints the highest rate, in Kpps, that so many readers with 2 us of work a
+# packet hold without a drop. A ring holds less than what comes in a twentieth of the time.
+FANOUT_SECONDS=2
+fanout_held() {
+  local held=0 too_much=$((700 * $2)) kpps words
+  while ((too_much - held > 10)); do
+    kpps=$(((held + too_much) / 2))
+    traffic "$TRAFFIC_CPU" "$(packets $((kpps * 1000)) "$FANOUT_SECONDS")" 64 $((kpps * 1000)) 32 \
+      "$EARLY_US"
+    TRAFFIC=("${FIRST[@]}" "${TRAFFIC[@]}")
+    words=$(PCAPV3_FANOUT=1:$1 run_reader ours -b 4 -t 10 -k 2000 -n "$2" fanout) || exit
+    expect_all_came "$words"
+    # What was wanted is not always what the sender, on a CPU of a reader's, could do.
+    if [[ $words == *" dropped 0 "* && $words =~ mpps\ ([0-9.]+) ]]; then
+      held=$kpps
+      awk -v m="${BASH_REMATCH[1]}" -v k="$kpps" 'BEGIN { exit m * 1000 < 0.97 * k }' || break
+    else
+      too_much=$kpps
+    fi
+  done
+  echo "$held"
+}
+
+round_fanout() {
+  local mode readers held
+  for ((readers = 1; readers <= $(nproc); readers *= 2)); do
+    for mode in lb rollover; do
+      held=$(fanout_held $mode $readers) || exit
+      record "$mode" "$readers $held"
+    done
+  done
+}
+
+fanout_table() {
+  awk -v csv="$RESULTS/fanout.csv" "$AWK_MEDIAN"'
+    BEGIN {
+      read_csv(csv)
+      printf "\n| readers with 2 us of work a packet, one a CPU | in turn (lb), Kpps without a drop | times one | as there is room (rollover) | times one |\n"
+      printf "|---|---|---|---|---|\n"
+      for (n = 1; ("lb," n) in values; n *= 2) {
+        printf "| %d | %s | %.2f | %s | %.2f |\n", n, cell("lb," n), median("lb," n) / median("lb,1"),
+          cell("rollover," n), median("rollover," n) / median("rollover,1")
+      }
+    }'
+}
+
 curve_table() {
   awk -v csv="$RESULTS/curve.csv" -v names="$CURVE_NAMES" -v steps="${CURVE_STEPS[*]}" "$AWK_MEDIAN"'
     BEGIN {
