@@ -310,19 +310,18 @@ patch_table() {
 CURVE_NAMES="raw V1,raw V2,raw V3,stock pcap_loop,ours pcap_loop,stock tcpdump,ours tcpdump"
 CURVE_NAMES+=",stock dumpcap,ours dumpcap,netsniff-ng"
 
-# The highest rate without a drop is that of the last step before the first in which a packet was
-# dropped in the median round.
-# fanout_held MODE READERS: prints the highest rate, in Kpps, that so many readers with 2 us of work a
-# packet hold without a drop. A ring holds less than what comes in a twentieth of the time.
+# fanout_held MODE READERS WORK: prints the highest rate, in Kpps, that so many readers with WORK ns of
+# work a packet hold without a drop. A ring holds a thirtieth of what comes, or less.
 FANOUT_SECONDS=2
 fanout_held() {
-  local held=0 too_much=$((700 * $2)) kpps words
-  while ((too_much - held > 10)); do
+  local held=0 most=$((1400000 * $2 / $3)) too_much kpps words
+  too_much=$most
+  while (((too_much - held) * 50 > most)); do
     kpps=$(((held + too_much) / 2))
     traffic "$TRAFFIC_CPU" "$(packets $((kpps * 1000)) "$FANOUT_SECONDS")" 64 $((kpps * 1000)) 32 \
       "$EARLY_US"
     TRAFFIC=("${FIRST[@]}" "${TRAFFIC[@]}")
-    words=$(PCAPV3_FANOUT=1:$1 run_reader ours -b 4 -t 10 -k 2000 -n "$2" fanout) || exit
+    words=$(PCAPV3_FANOUT=1:$1 run_reader ours -b 1 -t 10 -k "$3" -n "$2" fanout) || exit
     expect_all_came "$words"
     # What was wanted is not always what the sender, on a CPU of a reader's, could do.
     if [[ $words == *" dropped 0 "* && $words =~ mpps\ ([0-9.]+) ]]; then
@@ -336,11 +335,13 @@ fanout_held() {
 }
 
 round_fanout() {
-  local mode readers held
-  for ((readers = 1; readers <= $(nproc); readers *= 2)); do
-    for mode in lb rollover; do
-      held=$(fanout_held $mode $readers) || exit
-      record "$mode" "$readers $held"
+  local mode readers work held
+  for work in 2 10; do
+    for ((readers = 1; readers <= $(nproc); readers *= 2)); do
+      for mode in lb rollover; do
+        held=$(fanout_held $mode $readers "${work}000") || exit
+        record "$mode" "${work}_$readers $held"
+      done
     done
   done
 }
@@ -349,15 +350,21 @@ fanout_table() {
   awk -v csv="$RESULTS/fanout.csv" "$AWK_MEDIAN"'
     BEGIN {
       read_csv(csv)
-      printf "\n| readers with 2 us of work a packet, one a CPU | in turn (lb), Kpps without a drop | times one | as there is room (rollover) | times one |\n"
-      printf "|---|---|---|---|---|\n"
-      for (n = 1; ("lb," n) in values; n *= 2) {
-        printf "| %d | %s | %.2f | %s | %.2f |\n", n, cell("lb," n), median("lb," n) / median("lb,1"),
-          cell("rollover," n), median("rollover," n) / median("rollover,1")
+      printf "\n| work a packet, us | readers, one a CPU | in turn (lb), Kpps without a drop | times one | as there is room (rollover) | times one |\n"
+      printf "|---|---|---|---|---|---|\n"
+      for (i = 1; i <= split("2 10", works, " "); i++) {
+        for (n = 1; ("lb," works[i] "_" n) in values; n *= 2) {
+          what = "," works[i] "_"
+          printf "| %d | %d | %s | %.2f | %s | %.2f |\n", works[i], n, cell("lb" what n),
+            median("lb" what n) / median("lb" what 1), cell("rollover" what n),
+            median("rollover" what n) / median("rollover" what 1)
+        }
       }
     }'
 }
 
+# The highest rate without a drop is that of the last step before the first in which a packet was
+# dropped in the median round.
 curve_table() {
   awk -v csv="$RESULTS/curve.csv" -v names="$CURVE_NAMES" -v steps="${CURVE_STEPS[*]}" "$AWK_MEDIAN"'
     BEGIN {
