@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compat/blocks.h"
 #include "compat/member.h"
 #include "compat/names.h"
 #include "compat/savefile.h"
@@ -27,6 +28,7 @@ struct aggregate {
   pcap_t* ports[PCAPV3_MOST_PORTS]; /* all there once it is activated */
   int cooked;
   int nonblocking;
+  int flow_hash;
   struct pcapv3_aggregate* module;
   char names_error[PCAP_ERRBUF_SIZE]; /* why the list of names can't be used */
 };
@@ -81,6 +83,7 @@ static int activate_port(pcap_t* p, unsigned i) {
   port->opt.tstamp_type = p->opt.tstamp_type;
   port->opt.tstamp_precision = p->opt.tstamp_precision;
   port->opt.protocol = p->opt.protocol;
+  (void)set_flow_hash(port, a->flow_hash);
   member_prepare(port, a->cooked, pcapv3_aggregate_most_retire_ms(a->module));
   int status = pcap_activate(port);
   if (status != 0) {
@@ -337,6 +340,18 @@ static int aggregate_activate(pcap_t* p) {
   p->breakloop_op = aggregate_breakloop;
   p->cleanup_op = aggregate_cleanup;
   return status;
+}
+
+/* ---- Blocks (blocks.h) ---- */
+
+struct pcapv3_aggregate* aggregate_of(pcap_t* p) {
+  return p->read_op == aggregate_read ? of(p)->module : NULL;
+}
+
+int aggregate_set_flow_hash(pcap_t* p, int flow_hash) {
+  if (p->activate_op != aggregate_activate) return -1;
+  of(p)->flow_hash = flow_hash;
+  return 0;
 }
 
 static void cleanup_unactivated(pcap_t* p) {

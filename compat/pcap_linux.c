@@ -13,6 +13,7 @@
  *   - PACKET_STATISTICS: asked for with the third counter that V3 has.
  *   - reading packets: the module's.
  *   - immediate mode: can stay on V3.
+ *   - closing while the program has blocks: the socket, which these keep, falls silent.
  *
  * Where a handle has to be a stock one (PCAPV3=off, monitor mode, CAN, a kernel without a sound
  * V3), none of this applies to it.
@@ -32,6 +33,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "compat/blocks.h"
 #include "compat/member.h"
 #include "compat/names.h"
 #include "compat/savefile.h"
@@ -59,6 +61,7 @@ const char* stock_lib_version(void);
     stock_type stock;                                           \
     struct pcapv3_port* port;     /* NULL: a stock handle */    \
     int immediate;                /* what the tool asked for */ \
+    int flow_hash;                /* likewise */                \
     pcap_handler copying_oneshot; /* stock code's */            \
     struct pcapv3_port* joining;  /* a group, once active */    \
     pcap_t* aggregate;            /* that reads it, or NULL */  \
@@ -140,6 +143,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       .interface = joined(p)->stock.ifindex,
       .cooked = joined(p)->stock.cooked,
       .most_retire_ms = joined(p)->most_retire_ms,
+      .flow_hash = joined(p)->flow_hash,
   };
   if (pcapv3_make_ring(port, fd, &wish) != 0) {
     request->tp_block_nr = 1; /* keeps create_ring() from asking again for less */
@@ -166,6 +170,7 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
   if (name != PACKET_STATISTICS || joined(p)->stock.tp_version != TPACKET_V3) {
     return getsockopt(fd, level, name, value, length);
   }
+  pcapv3_before_count(joined(p)->port);
   struct tpacket_stats_v3 stats;
   socklen_t stats_length = sizeof(stats);
   const int status = getsockopt(fd, level, name, &stats, &stats_length);
@@ -240,8 +245,19 @@ void pcap_linux_look(pcap_t* p, struct pcap_linux_view* view) {
   view->endless = stock->timeout == 0;
   view->nonblocking = stock->timeout < 0;
   view->has_filter = p->fcode.bf_insns != NULL;
+  view->break_event = stock->poll_breakloop_fd;
   view->own_clock = p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER ||
                     p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
+}
+
+/* Waits for nothing, and sees whether the interface is there. */
+static int look_at_once(pcap_t* p) {
+  struct pcap_linux* stock = &joined(p)->stock;
+  const int poll_timeout = stock->poll_timeout;
+  stock->poll_timeout = 0;
+  const int status = pcap_wait_for_frames_mmap(p);
+  stock->poll_timeout = poll_timeout;
+  return status;
 }
 
 int pcap_linux_wait(pcap_t* p) {
@@ -254,11 +270,14 @@ int pcap_linux_wait(pcap_t* p) {
   struct pollfd events[] = {{.fd = p->fd, .events = POLLIN},
                             {.fd = stock->poll_breakloop_fd, .events = POLLIN}};
   if (poll(events, 2, stock->timeout) != 0) return pcap_wait_for_frames_mmap(p);
-  const int poll_timeout = stock->poll_timeout;
-  stock->poll_timeout = 0; /* only looks whether the interface is there */
-  const int status = pcap_wait_for_frames_mmap(p);
-  stock->poll_timeout = poll_timeout;
-  return status;
+  return look_at_once(p);
+}
+
+int pcap_linux_check(pcap_t* p) {
+  const int status = look_at_once(p);
+  if (status != 0 || device_still_exists(p) != 0) return status;
+  pcap_linux_error(p, PCAP_LINUX_GONE);
+  return PCAP_ERROR;
 }
 
 volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* p) {
@@ -267,8 +286,18 @@ volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* p) {
 
 int pcap_linux_filter(pcap_t* p, const u_char* bytes, unsigned wire_length,
                       unsigned captured_length, int tagged, unsigned short tci) {
+  return pcap_linux_run_filter(p->fcode.bf_insns, bytes, wire_length, captured_length, tagged, tci);
+}
+
+const struct bpf_insn* pcap_linux_filter_code(pcap_t* p, unsigned* count) {
+  *count = p->fcode.bf_len;
+  return p->fcode.bf_insns;
+}
+
+int pcap_linux_run_filter(const struct bpf_insn* code, const u_char* bytes, unsigned wire_length,
+                          unsigned captured_length, int tagged, unsigned short tci) {
   const struct pcap_bpf_aux_data aux = {.vlan_tag_present = (u_short)tagged, .vlan_tag = tci};
-  return FILTER_WITH_AUX_DATA(p->fcode.bf_insns, bytes, wire_length, captured_length, &aux) != 0;
+  return FILTER_WITH_AUX_DATA(code, bytes, wire_length, captured_length, &aux) != 0;
 }
 
 unsigned pcap_linux_block_filtered(pcap_t* p) {
@@ -368,9 +397,28 @@ static void leave_port(pcap_t* p) {
   joined(p)->port = NULL;
 }
 
+/* Blocks that are still out keep the ring mapped, and that keeps the socket open whatever is closed
+ * (af_packet.c: packet_mmap; the mapping holds the file). It is made to cost nobody anything until
+ * they are back: nothing comes to it any more, and the interface is rid of it, but for its place in
+ * a group of PACKET_FANOUT, which it can't leave. */
+static void silence(pcap_t* p) {
+  /* What no packet is of, because a protocol of 0 means to keep the present one: "internal only".
+   */
+  const struct sockaddr_ll nowhere = {.sll_family = AF_PACKET,
+                                      .sll_protocol = htons(0x0005 /* ETH_P_SNAP */)};
+  (void)setsockopt(p->fd, SOL_SOCKET, SO_ATTACH_FILTER, &total_fcode, sizeof(total_fcode));
+  (void)bind(p->fd, (const struct sockaddr*)&nowhere, sizeof(nowhere));
+  if (p->opt.promisc) {
+    const struct packet_mreq wish = {.mr_ifindex = joined(p)->stock.ifindex,
+                                     .mr_type = PACKET_MR_PROMISC};
+    (void)setsockopt(p->fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, &wish, sizeof(wish));
+  }
+}
+
 static void port_cleanup(pcap_t* p) {
   /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. */
   struct pcap_stat last;
+  if (pcapv3_has_lent(joined(p)->port)) silence(p);
   if (pcapv3_keeps_books(joined(p)->port)) {
     /* A group's packets that came after the last read are missing elsewhere. */
     (void)(pcapv3_fans_out(joined(p)->port) ? pcap_stats_linux(p, &last) : port_stats(p, &last));
@@ -524,6 +572,20 @@ void member_prepare(pcap_t* p, int cooked, unsigned most_retire_ms) {
 struct pcapv3_port* member_port(pcap_t* p) {
   return joined(p)->port;
 }
+
+/* ---- Blocks (blocks.h) ---- */
+
+struct pcapv3_port* port_of(pcap_t* p) {
+  return p->read_op == port_read ? joined(p)->port : NULL;
+}
+
+int set_flow_hash(pcap_t* p, int flow_hash) {
+  if (p->activate_op != port_activate) return -1;
+  joined(p)->flow_hash = flow_hash;
+  return 0;
+}
+
+/* ---- Members of an aggregate that come back, in a fan-out group ---- */
 
 /* Goes on with the spare socket, on interface `index`, and opens another; 0 if that worked. */
 static int take_spare(pcap_t* p, int index) {

@@ -31,7 +31,8 @@ struct pcap_linux_view {
   int endless;            /* a read waits until it has a packet, however long */
   int nonblocking;        /* a read never waits */
   int has_filter;         /* the program has set one */
-  int own_clock; /* time stamps are the interface's and can't be held against CLOCK_REALTIME */
+  int break_event; /* an eventfd(2) that pcap_breakloop(3PCAP) writes to; -1: there is none */
+  int own_clock;   /* time stamps are the interface's and can't be held against CLOCK_REALTIME */
 };
 void pcap_linux_look(pcap_t* handle, struct pcap_linux_view* view);
 
@@ -42,12 +43,22 @@ void pcap_linux_look(pcap_t* handle, struct pcap_linux_view* view);
  */
 int pcap_linux_wait(pcap_t* handle);
 
+/* As pcap_linux_wait(), but only looks whether the interface is there, also when the socket calls
+ * itself readable for a block that is lent. */
+int pcap_linux_check(pcap_t* handle);
+
 /* What pcap_breakloop(3PCAP) sets, from any thread or signal handler. */
 volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* handle);
 
 /* Runs the handle's filter over a packet; 0 rejects it. */
 int pcap_linux_filter(pcap_t* handle, const u_char* bytes, unsigned wire_length,
                       unsigned captured_length, int tagged, unsigned short tci);
+
+/* The program of that filter, which changes when the program sets one, and what runs it: also
+ * without the handle, on any thread. */
+const struct bpf_insn* pcap_linux_filter_code(pcap_t* handle, unsigned* count);
+int pcap_linux_run_filter(const struct bpf_insn* code, const u_char* bytes, unsigned wire_length,
+                          unsigned captured_length, int tagged, unsigned short tci);
 
 /*
  * Tells that a block whose packets had to be filtered here, because the kernel's filter is younger

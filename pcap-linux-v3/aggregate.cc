@@ -252,6 +252,106 @@ int pcapv3_aggregate::drained(bool complete) {
   return leave(PCAP_ERROR_BREAK);
 }
 
+// ---- Blocks, which come port by port ----
+
+int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
+  if (!leave_merge()) return PCAP_ERROR;
+  has_read_ = true;
+  for (unsigned i = 0; i < count_; ++i) {
+    ports_[i]->begin_read();
+    if (!ports_[i]->prepare_lending()) {
+      pcap_linux_error(handle_, ports_[i]->error());
+      return PCAP_ERROR;
+    }
+  }
+  const bool at_once = nonblocking_ || timeout_ms == 0;
+  std::uint64_t until_ns = pcapv3::Wait::kForEver;
+  if (timeout_ms > 0) {
+    until_ns = pcapv3::realtime_ns() + static_cast<unsigned>(timeout_ms) * kNsPerMs;
+  }
+  bool over = false;
+  drain_.begin_read(true);
+  for (;;) {
+    if (*break_flag_ != 0) {
+      *break_flag_ = 0;
+      if (!drain_.start()) return PCAP_ERROR_BREAK;
+    }
+    const int status = lend(block);
+    if (status != 0) {
+      // There may be another: a program that waits for the descriptor is to come back.
+      if (watched_) wait_.stay_awake();
+      return look_after_ports() ? status : PCAP_ERROR;
+    }
+    if (drain_.active()) {
+      const std::uint64_t since_break = pcapv3::realtime_ns() - drain_.break_ns();
+      bool rest = since_break < pcapv3::Drain::kSettleMs * kNsPerMs;
+      for (unsigned i = 0; i < count_; ++i) {
+        pcapv3::Source& source = ports_[i]->source();
+        rest |= !source.open() && source.kernel_has_packets();
+      }
+      if (!rest) return drained(true);
+      if (nonblocking_ || since_break >= pcapv3::Drain::kLongestWaitMs * kNsPerMs) {
+        return drained(false);
+      }
+      poll(nullptr, 0, 2);
+      continue;
+    }
+    if (over) return 0;
+    if (!may_have_blocks()) return PCAP_ERROR;
+    const std::uint64_t when =
+        gone_ == all() ? std::min(until_ns, gone_ns_ + window_ns_) : until_ns;
+    std::uint64_t wait_ns = 0;
+    if (!at_once) wait_ns = when == pcapv3::Wait::kForEver ? when : until(when);
+    bool some = false;
+    if (!collect(wait_ns, some)) return PCAP_ERROR;
+    over = at_once || until(until_ns) == 0;
+  }
+}
+
+/// Lends a block of the next port that has one; see pcapv3_port::lend.
+int pcapv3_aggregate::lend(pcap_v3_block** block) {
+  const pcapv3::Stamp until =
+      drain_.active() ? pcapv3::stamp_of(drain_.break_ns()) : pcapv3::kEndOfTime;
+  for (unsigned n = 0; n < count_; ++n) {
+    const unsigned i = next_to_lend_;
+    next_to_lend_ = i + 1 < count_ ? i + 1 : 0;
+    const int status = ports_[i]->lend(until, i, block);
+    if (status < 0) pcap_linux_error(handle_, ports_[i]->error());
+    if (status == 0) continue;
+    merge_.skipped(i);
+    return status;
+  }
+  return 0;
+}
+
+/// The merge has no place at which one could change over to blocks, but when it holds none.
+bool pcapv3_aggregate::leave_merge() {
+  for (unsigned i = 0; i < count_; ++i) {
+    while (merge_.is_spent(i)) {
+      ports_[i]->close_block();
+      merge_.gave_back(i);
+    }
+    if (merge_.is_closed(i)) continue;
+    pcap_linux_error(handle_,
+                     "packets of several ports are being read in time order: blocks can't be taken "
+                     "before all that have come were read");
+    return false;
+  }
+  return true;
+}
+
+/// False, with the handle's error text, when no port can bring a block any more; see has_ports().
+bool pcapv3_aggregate::may_have_blocks() {
+  if (gone_ != all()) return true;
+  if (until(gone_ns_ + window_ns_) != 0) {
+    for (unsigned i = 0; i < count_; ++i) {
+      if (ports_[i]->source().kernel_has_packets()) return true;
+    }
+  }
+  pcap_linux_error(handle_, PCAP_LINUX_GONE);
+  return false;
+}
+
 // ---- Ports that come and go ----
 
 /// Looks after the ports as far as events tell of them. A port whose interface is gone stays, with

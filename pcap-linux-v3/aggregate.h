@@ -54,6 +54,8 @@ struct pcapv3_aggregate {
 
   /// A read_op of libpcap: pcap_dispatch(3PCAP) tells what it returns.
   int read(int count, pcap_handler callback, u_char* user);
+  /// pcap_v3_take_block(3): the ports' blocks in turn.
+  int take(int timeout_ms, pcap_v3_block** block);
   void on_break() { drain_.on_break(); }
   void wake() { wait_.wake(); }
 
@@ -70,6 +72,9 @@ struct pcapv3_aggregate {
   void check_ports(const pcapv3::Wait::Events& events);
   bool bind_again(unsigned index);
   bool has_ports();
+  bool leave_merge();
+  int lend(pcap_v3_block** block);
+  bool may_have_blocks();
   std::uint64_t all() const {
     return count_ == 0 ? 0 : ~std::uint64_t{0} >> (pcapv3::Merge::kMostPorts - count_);
   }
@@ -98,5 +103,6 @@ struct pcapv3_aggregate {
   bool nonblocking_ = false;
   bool endless_ = false;
   bool has_read_ = false;
-  bool forced_ = false;  // the drain: what is held was let go before all had come
+  unsigned next_to_lend_ = 0;  // port
+  bool forced_ = false;        // the drain: what is held was let go before all had come
 };

@@ -200,4 +200,32 @@ class PacketCursor::Hand : public PacketCursor {
   PacketCursor& cursor_;
 };
 
+/// A cursor that can tell which packet it has been walked past last: what a callback is called for.
+class TellingCursor : public PacketCursor {
+ public:
+  class Hand;
+
+  TellingCursor() = default;
+  explicit TellingCursor(const PacketCursor& cursor) : PacketCursor(cursor) {}
+
+  /// Null before the first packet.
+  const tpacket3_hdr* walked() const { return walked_; }
+
+ private:
+  const tpacket3_hdr* walked_ = nullptr;
+};
+
+class TellingCursor::Hand : public PacketCursor::Hand {
+ public:
+  explicit Hand(TellingCursor& cursor) : PacketCursor::Hand(cursor), cursor_(cursor) {}
+
+  void next() {
+    cursor_.walked_ = &packet().header();
+    PacketCursor::Hand::next();
+  }
+
+ private:
+  TellingCursor& cursor_;
+};
+
 }  // namespace pcapv3

@@ -10,13 +10,18 @@ std::size_t summarize(const Counters& c, const char* device, bool several_ports,
   using Number = unsigned long long;
   char late[32] = "";
   if (several_ports) std::snprintf(late, sizeof(late), ", late %llu", Number{c.late});
+  char lent[96] = "";
+  if (c.most_out != 0) {
+    std::snprintf(lent, sizeof(lent), ", unwalked %llu, blocks out %llu, most out %llu",
+                  Number{c.unwalked}, Number{c.out}, Number{c.most_out});
+  }
   const int length = std::snprintf(
       text, room,
       "%s: received %llu, dropped %llu, delivered %llu, filtered %llu, other direction %llu, "
-      "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu%s",
+      "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu%s%s",
       device, Number{c.received}, Number{c.dropped}, Number{c.delivered}, Number{c.filtered},
       Number{c.other_way}, Number{c.corrupt}, Number{c.undelivered()}, Number{c.blocks},
-      Number{c.freezes}, late);
+      Number{c.freezes}, late, lent);
   return std::min(static_cast<std::size_t>(std::max(length, 0)), room - 1);
 }
 

@@ -18,16 +18,25 @@ struct Counters {
   std::uint64_t other_way = 0;  ///< Of the wrong direction, or lo's second copy.
   std::uint64_t corrupt = 0;    ///< Lost in blocks whose offsets or lengths made no sense.
   std::uint64_t late = 0;       ///< In a merge, came when a younger one had been passed on.
-  std::uint64_t blocks = 0;     ///< Blocks read and given back.
+  std::uint64_t blocks = 0;     ///< Blocks read.
+
+  // Of blocks that were lent to the program.
+  std::uint64_t unwalked = 0;  ///< Packets that were given back without having been looked at.
+  std::uint64_t out = 0;       ///< Blocks that are not back.
+  std::uint64_t most_out = 0;  ///< The most that were out at once.
 
   /// Packets that are accounted for.
-  std::uint64_t seen() const { return dropped + delivered + filtered + other_way + corrupt; }
-  /// Packets that the kernel stored and nobody read: those still in the ring.
+  std::uint64_t seen() const {
+    return dropped + delivered + filtered + other_way + corrupt + unwalked;
+  }
+  /// Packets that the kernel stored and nobody read: those still in the ring, or in blocks that are
+  /// not back.
   std::uint64_t undelivered() const { return received > seen() ? received - seen() : 0; }
 };
 
 /// Writes the summary of `counters`, a line without its end, for `device`. Returns its length, at
-/// most `room` - 1. Only packets of several ports can be late: of others it is not told.
+/// most `room` - 1. Only packets of several ports can be late: of others it is not told. What is of
+/// lent blocks is told when there were any.
 std::size_t summarize(const Counters& counters, const char* device, bool several_ports, char* text,
                       std::size_t room);
 

@@ -196,6 +196,7 @@ void Delivery::follow(const Plan& plan) {
       plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
   const bool filtered = plan.judge.filter != nullptr;
   loop_ = loop_for<PacketCursor>(plan.link_header, either_way, filtered);
+  telling_loop_ = loop_for<TellingCursor>(plan.link_header, either_way, filtered);
   merge_loop_ = loop_for<Merge>(plan.link_header, either_way, filtered);
 }
 

@@ -55,6 +55,9 @@ class Delivery {
   int run(PacketCursor& cursor, int most, pcap_handler callback, u_char* user) {
     return (this->*loop_)(cursor, most, callback, user);
   }
+  int run(TellingCursor& cursor, int most, pcap_handler callback, u_char* user) {
+    return (this->*telling_loop_)(cursor, most, callback, user);
+  }
   /// The same for packets of several ports, which are counted in each port's own counters.
   int run(Merge& merge, int most, pcap_handler callback, u_char* user) {
     return (this->*merge_loop_)(merge, most, callback, user);
@@ -80,6 +83,7 @@ class Delivery {
   Counters& counters_;
   Plan plan_;
   Loop<PacketCursor> loop_ = nullptr;
+  Loop<TellingCursor> telling_loop_ = nullptr;
   Loop<Merge> merge_loop_ = nullptr;
   unsigned plan_number_ = 0;  // of plans followed so far
 };

@@ -148,6 +148,9 @@ class Merge {
   /// It has been given back: the source has stepped on.
   void gave_back(unsigned port);
 
+  /// Whoever reads has taken a block that is not open here: what is known of the next is no more.
+  void skipped(unsigned port) { feeds_[port].next_sequence = 0; }
+
   /// Whether packets are held that may not go yet.
   bool holds() const { return size_ != 0; }
   /// When the oldest of them may go at the latest, as far as time alone decides; in nanoseconds of

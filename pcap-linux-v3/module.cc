@@ -55,6 +55,11 @@ int pcapv3_read(pcapv3_port* port, int count, pcap_handler callback, u_char* use
 void pcapv3_count(pcapv3_port* port, unsigned packets, unsigned drops, unsigned freezes) {
   port->count(packets, drops, freezes);
 }
+void pcapv3_before_count(pcapv3_port* port) { port->before_count(); }
+int pcapv3_take(pcapv3_port* port, int timeout_ms, pcap_v3_block** block) {
+  return port->take(timeout_ms, block);
+}
+int pcapv3_has_lent(const pcapv3_port* port) { return port->has_lent() ? 1 : 0; }
 void pcapv3_say_stock(pcapv3_port* port, const char* why) { port->say_stock(why); }
 
 int pcapv3_read_port_names(const char* list, pcapv3_port_names* names, char* error) {
@@ -111,6 +116,9 @@ void pcapv3_aggregate_watch_descriptor(pcapv3_aggregate* aggregate) {
 int pcapv3_aggregate_read(pcapv3_aggregate* aggregate, int count, pcap_handler callback,
                           u_char* user) {
   return aggregate->read(count, callback, user);
+}
+int pcapv3_aggregate_take(pcapv3_aggregate* aggregate, int timeout_ms, pcap_v3_block** block) {
+  return aggregate->take(timeout_ms, block);
 }
 void pcapv3_aggregate_break(pcapv3_aggregate* aggregate) { aggregate->on_break(); }
 void pcapv3_aggregate_wake(pcapv3_aggregate* aggregate) { aggregate->wake(); }

@@ -62,6 +62,7 @@ struct pcapv3_wish {
   int interface; /* index; -1 for all */
   int cooked;
   unsigned most_retire_ms; /* the longest retire timeout; 0: no such limit */
+  int flow_hash;           /* packets are to have one */
 };
 
 /*
@@ -107,8 +108,14 @@ void pcapv3_break(struct pcapv3_port* port);
  */
 int pcapv3_closed_books(const struct pcapv3_port* port, struct pcap_stat* stats);
 
-/* Adds what PACKET_STATISTICS told and cleared. */
+/* Adds what PACKET_STATISTICS told and cleared, and is to be told before that is asked for. */
+void pcapv3_before_count(struct pcapv3_port* port);
 void pcapv3_count(struct pcapv3_port* port, unsigned packets, unsigned drops, unsigned freezes);
+
+/* Takes a block, as pcap_v3_take_block(3) tells; and whether one is not back. */
+struct pcap_v3_block;
+int pcapv3_take(struct pcapv3_port* port, int timeout_ms, struct pcap_v3_block** block);
+int pcapv3_has_lent(const struct pcapv3_port* port);
 
 /* A line for the debug log: this handle is a stock one, because of `why`. */
 void pcapv3_say_stock(struct pcapv3_port* port, const char* why);
@@ -169,10 +176,12 @@ int pcapv3_aggregate_hides_descriptor(struct pcapv3_aggregate* aggregate, int ti
  * time to read. */
 void pcapv3_aggregate_watch_descriptor(struct pcapv3_aggregate* aggregate);
 
-/* As pcapv3_read() and pcapv3_break(). After the break flag is set, pcapv3_aggregate_wake() ends a
- * wait; from any thread or in a signal handler. */
+/* As pcapv3_read(), pcapv3_take() and pcapv3_break(). After the break flag is set,
+ * pcapv3_aggregate_wake() ends a wait; from any thread or in a signal handler. */
 int pcapv3_aggregate_read(struct pcapv3_aggregate* aggregate, int count, pcap_handler callback,
                           u_char* user);
+int pcapv3_aggregate_take(struct pcapv3_aggregate* aggregate, int timeout_ms,
+                          struct pcap_v3_block** block);
 void pcapv3_aggregate_break(struct pcapv3_aggregate* aggregate);
 void pcapv3_aggregate_wake(struct pcapv3_aggregate* aggregate);
 

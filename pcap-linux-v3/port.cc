@@ -20,6 +20,23 @@
 
 namespace {
 
+constexpr std::uint64_t kNsPerMs = 1'000'000;
+constexpr std::uint64_t kForever = ~std::uint64_t{0};
+
+std::uint64_t monotonic_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+/// The same filter for a block, which may be walked when the handle has another one or is closed.
+bool run_program(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
+                 std::uint32_t captured_length, bool tagged, std::uint16_t tci) {
+  return pcap_linux_run_filter(static_cast<pcapv3::Program*>(owner)->code(), bytes, wire_length,
+                               captured_length, tagged ? 1 : 0, tci) != 0;
+}
+
 bool run_filter(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
                 std::uint32_t captured_length, bool tagged, std::uint16_t tci) {
   return pcap_linux_filter(static_cast<pcap_t*>(owner), bytes, wire_length, captured_length,
@@ -54,10 +71,17 @@ pcapv3_port::pcapv3_port(pcap_t* handle, const char* device)
 }
 
 pcapv3_port::~pcapv3_port() {
+  tell_books();
+  if (program_ != nullptr) program_->let_go();
+  if (lender_ != nullptr) lender_->close(ring_);
+}
+
+void pcapv3_port::tell_books() {
   if (!active_ || !stats_.on()) return;
+  if (lender_ != nullptr) lender_->collect(counters_);
   // What has come for a member of a fan-out group in the meantime nobody else has got.
   if (books_closed_ && !fans_out()) counters_.received = closed_received_;
-  char text[400];
+  char text[500];
   pcapv3::summarize(counters_, device_, aggregate_ != nullptr, text, sizeof(text));
   const pcapv3::Geometry& ring = ring_.geometry();
   stats_.line("%s, ring %u x %u KiB, retire timeout %u ms", text, ring.block_count,
@@ -106,7 +130,7 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
   sock_fprog filter = {BPF_MAXINSNS, code};
   pcapv3::Ring ring;
   if (!pcapv3::get_filter(fd, filter) || !pcapv3::copy_options(fd, spare) ||
-      !ring.create(spare, ring_.geometry())) {
+      !ring.create(spare, ring_.geometry(), flow_hash_)) {
     debug_.line("%s: no other socket in its place: %s", device_, std::strerror(errno));
     return false;
   }
@@ -116,6 +140,11 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
   }
   if (dup3(spare, fd, O_CLOEXEC) < 0) return false;
   ring_.swap(ring);  // with the old one, the old socket goes
+  if (lender_ != nullptr) {
+    lender_->collect(counters_);
+    lender_->close(ring);  // which it keeps for blocks that are out
+    lender_ = nullptr;
+  }
   source_.restart();
   return true;
 }
@@ -128,6 +157,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   w.set_retire_ms = settings_.retire_ms;
   w.timeout_ms = wish.timeout_ms;
   w.immediate = wish.immediate != 0;
+  flow_hash_ = wish.flow_hash != 0;
   w.most_retire_ms = wish.most_retire_ms;
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
@@ -139,7 +169,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
     errno = EINVAL;
     return -1;
   }
-  if (!ring_.create(fd, wanted)) {
+  if (!ring_.create(fd, wanted, flow_hash_)) {
     const int reason = errno;
     error_.set("can't create a ring of %u blocks of %u KiB: %s%s", wanted.block_count,
                wanted.block_bytes / 1024, std::strerror(reason),
@@ -184,6 +214,8 @@ void pcapv3_port::refresh() {
     plan.judge.is_whole = view.filter_is_whole != 0;
     if (view.filter_blocks != 0 && view.own_clock == 0) plan.judge.until = filter_set_;
   }
+  if (program_ != nullptr) program_->let_go();
+  program_ = nullptr;
   filtering_old_blocks_ = view.filter_blocks != 0;
   endless_ = view.endless != 0;
   plan_ = plan;
@@ -265,6 +297,11 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
 }
 
 int pcapv3_port::wait() {
+  if (has_lent()) {
+    // Not by poll(2), see block_wait.h.
+    const int status = wait_past_lent(nonblocking_ ? 0 : kForever);
+    return status > 0 ? 0 : status;
+  }
   drain_.set_waiting(true);
   const int status = pcap_linux_wait(handle_);
   drain_.set_waiting(false);
@@ -344,6 +381,8 @@ void pcapv3_port::close_books(bool complete) {
   pcap_linux_count(handle_);
   books_closed_ = complete;
   closed_received_ = counters_.seen();
+  // What is lent, or has come back since it was asked last, is as good as seen.
+  if (lender_ != nullptr) closed_received_ += lender_->uncollected();
 }
 
 bool pcapv3_port::closed_books(pcap_stat& stats) const {
@@ -355,6 +394,10 @@ bool pcapv3_port::closed_books(pcap_stat& stats) const {
 
 void pcapv3_port::close_block() {
   source_.close();
+  leave_block();
+}
+
+void pcapv3_port::leave_block() {
   ++counters_.blocks;
   if (filtering_old_blocks_ && pcap_linux_block_filtered(handle_) == 0) refresh();
 }
@@ -366,8 +409,161 @@ const char* pcapv3_port::corrupt_block(const pcapv3::PacketCursor& cursor, unsig
   return error_.c_str();
 }
 
+void pcapv3_port::before_count() {
+  if (source_.block_count() != 0) filling_ = source_.filling();
+}
+
 void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
+  if (drops != 0 && source_.block_count() != 0) {
+    // The kernel has forgotten these drops: blocks that it closes from now on do not tell of them.
+    // It may have closed one or more since before_count().
+    if (lost_to_ < filling_) lost_from_ = filling_;
+    lost_to_ = source_.filling();
+  }
   counters_.received += packets;
   counters_.dropped += drops;
   counters_.freezes += freezes;
+}
+
+// ---- Lending blocks ----
+
+bool pcapv3_port::prepare_lending() {
+  if (lender_ == nullptr) lender_ = pcapv3::Lender::create(ring_, device_);
+  return lender_ != nullptr || error_.set("no memory for blocks to be taken");
+}
+
+int pcapv3_port::take(int timeout_ms, pcap_v3_block** block) {
+  if (!prepare_lending()) {
+    pcap_linux_error(handle_, error());
+    return PCAP_ERROR;
+  }
+  std::uint64_t until_ns = 0;
+  if (!nonblocking_ && timeout_ms != 0) {
+    until_ns = timeout_ms < 0 ? kForever
+                              : monotonic_ns() + static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
+  }
+  begin_read();
+  drain_.begin_read(true);
+  for (;;) {
+    if (*break_flag_ != 0) {
+      *break_flag_ = 0;
+      if (!drain_.start()) return PCAP_ERROR_BREAK;
+    }
+    int status = lend(drain_.active() ? break_stamp() : pcapv3::kEndOfTime, 0, block);
+    if (status < 0) pcap_linux_error(handle_, error());
+    if (status != 0) return status;
+    if (drain_.active()) {
+      if (source_.open()) return end_drain(true);
+      const Rest rest = await_rest();
+      if (rest != Rest::kBlock) return end_drain(rest == Rest::kNothing);
+      continue;
+    }
+    status = wait_past_lent(until_ns);
+    // One that came while the time ran out is not kept back.
+    if (status == 0 && !drain_.active() && *break_flag_ == 0 && !source_.open()) return 0;
+    if (status < 0) return status;
+  }
+}
+
+int pcapv3_port::lend(pcapv3::Stamp until, unsigned place, pcap_v3_block** block) {
+  while (source_.open()) {
+    const pcapv3::PacketCursor& cursor = source_.cursor();
+    if (cursor.corrupt()) {
+      corrupt_block(cursor, source_.index());
+      close_block();
+      return PCAP_ERROR;
+    }
+    if (cursor.done()) {  // packets were read to its end
+      close_block();
+      continue;
+    }
+    if (cursor.packet().stamp() > until) return 0;
+
+    pcapv3::Plan plan = plan_;
+    if (!filter_program(plan)) return PCAP_ERROR;
+    const tpacket_hdr_v1& header = source_.header(0);
+    const bool losing = (header.block_status & TP_STATUS_LOSING) != 0;
+    const std::uint64_t sequence = header.seq_num;
+    pcap_v3_info info{};
+    info.first.tv_sec = cursor.packet().header().tp_sec;
+    info.first.tv_nsec = cursor.packet().header().tp_nsec;
+    info.last.tv_sec = header.ts_last_pkt.ts_sec;
+    info.last.tv_nsec = header.ts_last_pkt.ts_nsec;
+    info.sequence = sequence;
+    info.packets = cursor.left();
+    info.lost = losing || (sequence >= lost_from_ && sequence <= lost_to_) ? 1 : 0;
+    info.port = place;
+    info.interface_index = plan.interface > 0 ? plan.interface : 0;
+    *block = lender_->lend(source_.index(), cursor, plan, program_, info);
+    source_.lend();
+    leave_block();
+    troubled_ = false;
+    // The kernel says so until it is asked for its counts.
+    if (losing) pcap_linux_count(handle_);
+    return 1;
+  }
+  return 0;
+}
+
+/// Has a plan's filter run on a copy of the handle's. False, with a text in error().
+bool pcapv3_port::filter_program(pcapv3::Plan& plan) {
+  if (plan.judge.filter == nullptr) return true;
+  if (program_ == nullptr) {
+    unsigned count = 0;
+    const bpf_insn* code = pcap_linux_filter_code(handle_, &count);
+    program_ = pcapv3::Program::copy(code, count);
+    if (program_ == nullptr) return error_.set("no memory for a block's filter");
+  }
+  plan.judge.filter = run_program;
+  plan.judge.owner = program_;
+  return true;
+}
+
+/// Waits for a block behind those that are lent, until `until_ns` of CLOCK_MONOTONIC: 1 when it is
+/// worth to look; 0 when the time is over; or a status, with the handle's error text.
+int pcapv3_port::wait_past_lent(std::uint64_t until_ns) {
+  if (until_ns == 0) return check();
+  if (!block_wait_.is_open()) {
+    pcap_linux_view view;
+    pcap_linux_look(handle_, &view);
+    if (!block_wait_.open(view.socket, view.break_event)) {
+      error_.set("can't make the descriptor to wait on: %s", std::strerror(errno));
+      pcap_linux_error(handle_, error());
+      return PCAP_ERROR;
+    }
+  }
+  // An interface that went down may go away, of which no event tells.
+  constexpr std::uint64_t kTroubledNs = 10 * kNsPerMs;
+  for (;;) {
+    const std::uint64_t now = monotonic_ns();
+    if (until_ns <= now) return 0;
+    std::uint64_t wait_ns = until_ns - now;
+    if (troubled_) wait_ns = std::min(wait_ns, kTroubledNs);
+    int wait_ms = -1;
+    if (until_ns != kForever || troubled_) {
+      wait_ms =
+          static_cast<int>(std::min<std::uint64_t>((wait_ns + kNsPerMs - 1) / kNsPerMs, INT_MAX));
+    }
+    drain_.set_waiting(true);
+    const pcapv3::BlockWait::Outcome outcome = block_wait_.wait(wait_ms);
+    drain_.set_waiting(false);
+    if (outcome == pcapv3::BlockWait::Outcome::kError) {
+      error_.set("can't wait for a block: %s", std::strerror(errno));
+      pcap_linux_error(handle_, error());
+      return PCAP_ERROR;
+    }
+    if (outcome == pcapv3::BlockWait::Outcome::kTrouble) troubled_ = true;
+    if (*break_flag_ != 0 || outcome == pcapv3::BlockWait::Outcome::kEvent) return 1;
+    if (troubled_) {
+      const int status = check();
+      if (status != 0 || drain_.active()) return status != 0 ? status : 1;
+    }
+  }
+}
+
+/// Looks whether the interface is there: 0, or a status as pcap_linux_wait() has it. A drain can
+/// have begun.
+int pcapv3_port::check() {
+  const int status = pcap_linux_check(handle_);
+  return status == PCAP_ERROR_BREAK && drain_.start() ? 0 : status;
 }

@@ -13,11 +13,13 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "block_wait.h"
 #include "counters.h"
 #include "delivery.h"
 #include "drain.h"
 #include "error.h"
 #include "intake.h"
+#include "lending.h"
 #include "log.h"
 #include "module.h"
 #include "ring.h"
@@ -62,7 +64,17 @@ struct pcapv3_port {
   bool can_lend() const { return !drain_.active() && !source_.cursor().done(); }
   void on_break() { drain_.on_break(); }
   bool closed_books(pcap_stat& stats) const;
+  void before_count();
   void count(unsigned packets, unsigned drops, unsigned freezes);
+
+  // Lending blocks.
+  int take(int timeout_ms, pcap_v3_block** block);
+  bool has_lent() const { return lender_ != nullptr && lender_->out() != 0; }
+  /// Has what lending needs made, if it was not yet. False, with a text in error().
+  bool prepare_lending();
+  /// Lends the next block, if there is one that begins with a packet stamped up to `until`: 1, 0,
+  /// or PCAP_ERROR with a text in error(). `place` is the port's in a list of several.
+  int lend(pcapv3::Stamp until, unsigned place, pcap_v3_block** block);
 
   // Being read by an aggregate.
   /// From now on it is `aggregate`'s, which is told of every new plan.
@@ -85,6 +97,11 @@ struct pcapv3_port {
 
   int read_blocks(int most, int delivered, pcap_handler callback, u_char* user);
   int wait();
+  int wait_past_lent(std::uint64_t until_ns);
+  int check();
+  void tell_books();
+  void leave_block();
+  bool filter_program(pcapv3::Plan& plan);
   int deliver(int most, pcap_handler callback, u_char* user);
   int deliver_block(int most, pcap_handler callback, u_char* user);
   bool past_break();
@@ -108,6 +125,14 @@ struct pcapv3_port {
   pcapv3::Delivery delivery_;
   pcapv3::Intake intake_;
   pcapv3::Drain drain_;
+  pcapv3::Lender* lender_ = nullptr;    // once a block was taken
+  pcapv3::Program* program_ = nullptr;  // of the plan's filter, for blocks; null: not copied yet
+  pcapv3::BlockWait block_wait_;
+  bool troubled_ = false;        // the socket had an error, and nothing came since
+  std::uint64_t filling_ = 0;    // as before_count() saw it
+  std::uint64_t lost_from_ = 0;  // numbers of blocks that packets may be missing before
+  std::uint64_t lost_to_ = 0;
+  bool flow_hash_ = false;
   std::uint64_t largest_packet_ = 0;
   std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
   bool books_closed_ = false;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr unsigned kFewestBlocks = 2;
 
-bool request(int fd, const Geometry& g) {
+bool request(int fd, const Geometry& g, bool flow_hash) {
   tpacket_req3 r{};
   r.tp_block_size = g.block_bytes;
   r.tp_block_nr = g.block_count;
@@ -19,6 +19,7 @@ bool request(int fd, const Geometry& g) {
   r.tp_frame_size = g.block_bytes;
   r.tp_frame_nr = g.block_count;
   r.tp_retire_blk_tov = g.retire_ms;
+  r.tp_feature_req_word = flow_hash ? TP_FT_REQ_FILL_RXHASH : 0;
   return setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &r, sizeof(r)) == 0;
 }
 
@@ -34,11 +35,11 @@ Ring::~Ring() {
   if (base_ != nullptr) munmap(base_, static_cast<std::size_t>(geometry_.ring_bytes()));
 }
 
-bool Ring::create(int fd, const Geometry& wanted) {
+bool Ring::create(int fd, const Geometry& wanted, bool flow_hash) {
   Geometry g = wanted;
   for (;;) {
     unsigned fewer = g.block_count / 20;
-    if (request(fd, g)) {
+    if (request(fd, g, flow_hash)) {
       void* mapping = mmap(nullptr, static_cast<std::size_t>(g.ring_bytes()),
                            PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
       if (mapping != MAP_FAILED) {

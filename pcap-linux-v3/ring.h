@@ -31,8 +31,8 @@ class Ring {
   /// Asks the kernel for a ring on socket `fd`, on which PACKET_VERSION is TPACKET_V3 and no ring
   /// is yet, and maps it. Where memory is short it takes a few blocks less until it fits, as stock
   /// libpcap does. False, with errno, if even the smallest can't be had; the socket is then without
-  /// a ring.
-  bool create(int fd, const Geometry& wanted);
+  /// a ring. With `flow_hash` the kernel finds one for each packet.
+  bool create(int fd, const Geometry& wanted, bool flow_hash = false);
 
   /// What was got; no blocks before create().
   const Geometry& geometry() const { return geometry_; }
@@ -49,8 +49,9 @@ class Ring {
             TP_STATUS_USER) != 0;
   }
   /// Gives a block back to the kernel. Nothing in it may be read any more.
-  void give_back(unsigned index) {
-    __atomic_store_n(&block(index)->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+  void give_back(unsigned index) { give_back(*block(index)); }
+  static void give_back(tpacket_block_desc& block) {
+    __atomic_store_n(&block.hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
   }
 
  private:

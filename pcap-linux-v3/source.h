@@ -2,6 +2,10 @@
 //
 // Blocks are taken in ring order, as the kernel fills them, and given back when walked through. A
 // reader of one port opens one after the other; a merge (merge.h) also looks at those behind.
+//
+// A block can also be lent to the program (lending.h), which gives it back by itself. When the
+// source comes round to it before, it looks like one that the kernel has handed over, and only its
+// number, which grows from block to block, tells that it is not.
 #pragma once
 
 #include "block.h"
@@ -17,6 +21,7 @@ class Source {
   /// Begins anew: the ring is another one.
   void restart() {
     index_ = 0;
+    lent_ = 0;
     open_ = false;
     cursor_ = PacketCursor();
   }
@@ -28,7 +33,7 @@ class Source {
   /// it over. False if there is none yet.
   bool open() {
     if (open_) return true;
-    if (!ring_.is_ours(index_)) return false;
+    if (!is_new(index_)) return false;
     cursor_ = PacketCursor(ring_.block(index_), ring_.geometry().block_bytes, headroom_);
     open_ = true;
     return true;
@@ -37,6 +42,7 @@ class Source {
   /// Whether the block that the kernel is filling has packets, when none is open here. It counts
   /// them as they come (af_packet.c: prb_fill_curr_block); what is in them is not to be looked at.
   bool kernel_has_packets() const {
+    if (lent_ != 0 && number(index_) <= lent_) return false;
     return __atomic_load_n(&ring_.block(index_)->hdr.bh1.num_pkts, __ATOMIC_ACQUIRE) != 0;
   }
 
@@ -47,9 +53,12 @@ class Source {
   /// Gives the open block back and steps on to the next.
   void close() {
     ring_.give_back(index_);
-    if (++index_ == ring_.geometry().block_count) index_ = 0;
-    open_ = false;
-    cursor_ = PacketCursor();
+    step();
+  }
+  /// Leaves the open block to somebody else, who gives it back, and steps on to the next.
+  void lend() {
+    lent_ = number(index_);
+    step();
   }
 
   /// The block being read, or to be read next.
@@ -66,7 +75,7 @@ class Source {
   // For a merge. `ahead` is less than block_count().
 
   /// Whether the kernel has handed over the block `ahead` places behind this one.
-  bool has(unsigned ahead) const { return ring_.is_ours(index(ahead)); }
+  bool has(unsigned ahead) const { return is_new(index(ahead)); }
   /// Its packets, once it has been handed over.
   PacketCursor packets(unsigned ahead) const {
     return PacketCursor(ring_.block(index(ahead)), ring_.geometry().block_bytes, headroom_);
@@ -74,10 +83,32 @@ class Source {
   /// Its header, which belongs to the kernel until it has been handed over.
   const tpacket_hdr_v1& header(unsigned ahead) const { return ring_.block(index(ahead))->hdr.bh1; }
 
+  /// The number of the block that the kernel is filling, or will when there is room.
+  std::uint64_t filling() const {
+    unsigned ahead = 0;
+    while (ahead < block_count() && has(ahead)) ++ahead;
+    return number(index(ahead == 0 ? block_count() - 1 : ahead - 1)) + 1;
+  }
+
  private:
+  /// The kernel counts the blocks that it opens, from 1 on (af_packet.c: prb_open_block).
+  std::uint64_t number(unsigned index) const {
+    return __atomic_load_n(&ring_.block(index)->hdr.bh1.seq_num, __ATOMIC_ACQUIRE);
+  }
+  /// The number first: once it is a new one, the status can't be the lent block's any more.
+  bool is_new(unsigned index) const {
+    return (lent_ == 0 || number(index) > lent_) && ring_.is_ours(index);
+  }
+  void step() {
+    if (++index_ == ring_.geometry().block_count) index_ = 0;
+    open_ = false;
+    cursor_ = PacketCursor();
+  }
+
   Ring& ring_;
   std::uint32_t headroom_ = 0;
   unsigned index_ = 0;
+  std::uint64_t lent_ = 0;  // the number of the last block that was lent; 0: none was
   bool open_ = false;
   PacketCursor cursor_;
 };

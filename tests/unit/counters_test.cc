@@ -52,6 +52,16 @@ TEST_CASE("the summary of one of several ports tells of late packets") {
   }
 }
 
+TEST_CASE("the summary tells of blocks once some were lent") {
+  Counters c;
+  c.unwalked = 1;
+  c.out = 2;
+  c.most_out = 3;
+  char text[400];
+  const std::string_view summary(text, summarize(c, "eth0", false, text, sizeof(text)));
+  CHECK(summary.ends_with(", freezes 0, unwalked 1, blocks out 2, most out 3"));
+}
+
 TEST_CASE("a summary too long for its room is cut, not overrun") {
   char text[16] = "";
   CHECK(summarize(Counters{}, "eth0", false, text, sizeof(text)) == 15);

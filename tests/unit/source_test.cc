@@ -24,8 +24,9 @@ class TestRing {
               geometry_) {}
 
   /// Hands over block `index` with `packets` packets whose first bytes count from `first`.
-  void hand_over(unsigned index, unsigned packets, std::uint8_t first) {
+  void hand_over(unsigned index, unsigned packets, std::uint8_t first, std::uint64_t number = 1) {
     TestBlock block(kBlockBytes, kHeadroom);
+    block.header().seq_num = number;
     for (unsigned i = 0; i < packets; ++i) {
       REQUIRE(block.add({.bytes = counting(60, static_cast<std::uint8_t>(first + i))}));
     }
@@ -97,6 +98,40 @@ TEST_CASE("a status other than the kernel's with bits beside it is a block hande
   ring.hand_over(0, 1, 0);
   ring.ring().block(0)->hdr.bh1.block_status = TP_STATUS_USER | TP_STATUS_BLK_TMO;
   CHECK(source.open());
+}
+
+TEST_CASE("a lent block is not read again before it is handed over anew") {
+  TestRing ring(2);
+  Source source(ring.ring());
+  ring.hand_over(0, 1, 10, 1);
+  ring.hand_over(1, 1, 20, 2);
+  REQUIRE(source.open());
+  source.lend();
+  CHECK_FALSE(ring.is_kernels(0));
+  CHECK(source.filling() == 3);
+  REQUIRE(source.open());
+  CHECK(source.cursor().packet().bytes()[0] == 20);
+  source.close();
+
+  // Round again, and it is still lent.
+  CHECK(source.index() == 0);
+  CHECK_FALSE(source.open());
+  CHECK_FALSE(source.has(0));
+  CHECK_FALSE(source.kernel_has_packets());
+  CHECK(source.filling() == 3);
+
+  // Given back, filled, and not handed over yet.
+  ring.hand_over(0, 1, 30, 3);
+  ring.ring().give_back(0);
+  CHECK_FALSE(source.open());
+  CHECK(source.kernel_has_packets());
+  CHECK(source.filling() == 3);
+
+  ring.hand_over(0, 1, 30, 3);
+  CHECK(source.has(0));
+  CHECK(source.filling() == 4);
+  REQUIRE(source.open());
+  CHECK(source.cursor().packet().bytes()[0] == 30);
 }
 
 TEST_CASE("a ring that can't be made leaves an error number and no ring") {

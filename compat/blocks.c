@@ -1,0 +1,41 @@
+/*
+ * The functions of <pcap/linux-v3.h> that take a handle: what kind of handle it is, and whether it
+ * has blocks. Those that take a block are the module's (pcap-linux-v3/lending.cc).
+ */
+#include "compat/blocks.h"
+
+#include <config.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "pcap-int.h"
+#include "pcap-linux-v3/include/pcap/linux-v3.h"
+
+static int no_blocks(pcap_t* p, const char* why) {
+  snprintf(p->errbuf, sizeof(p->errbuf), "there are no blocks: %s", why);
+  return PCAP_ERROR;
+}
+
+static const char* const not_ours =
+    "this handle is libpcap's own, not one on a network interface read by TPACKET_V3 "
+    "(pcap-linux-v3(7), Stock handles)";
+
+int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash) {
+  if (p->activated) {
+    snprintf(p->errbuf, sizeof(p->errbuf), "can't perform operation on activated capture");
+    return PCAP_ERROR_ACTIVATED;
+  }
+  if (set_flow_hash(p, flow_hash) == 0 || aggregate_set_flow_hash(p, flow_hash) == 0) return 0;
+  return no_blocks(p, not_ours);
+}
+
+int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block) {
+  *block = NULL;
+  if (pcap_file(p) != NULL) return no_blocks(p, "packets come from a file");
+  if (!p->activated) return no_blocks(p, "the handle has not been activated");
+  struct pcapv3_port* port = port_of(p);
+  if (port != NULL) return pcapv3_take(port, timeout_ms, block);
+  struct pcapv3_aggregate* aggregate = aggregate_of(p);
+  if (aggregate != NULL) return pcapv3_aggregate_take(aggregate, timeout_ms, block);
+  return no_blocks(p, not_ours);
+}

@@ -1,0 +1,20 @@
+/*
+ * Between blocks.c and the two kinds of handles that have blocks: those on one interface
+ * (pcap_linux.c) and those on several (aggregate.c). Nobody else includes it.
+ */
+#ifndef PCAP_LINUX_V3_COMPAT_BLOCKS_H
+#define PCAP_LINUX_V3_COMPAT_BLOCKS_H
+
+#include <pcap/pcap.h>
+
+#include "pcap-linux-v3/module.h"
+
+/* The module's half of an activated handle; NULL if it is none of that kind. */
+struct pcapv3_port* port_of(pcap_t* handle);
+struct pcapv3_aggregate* aggregate_of(pcap_t* handle);
+
+/* To be told before a handle is activated; -1 if it is none of that kind. */
+int set_flow_hash(pcap_t* handle, int flow_hash);
+int aggregate_set_flow_hash(pcap_t* handle, int flow_hash);
+
+#endif

@@ -1,0 +1,63 @@
+/*
+ * Blocks: what pcap-linux-v3 offers to programs beyond libpcap. The kernel hands captured packets
+ * over in blocks; a program can take these as they are, have any thread walk their packets, and
+ * give them back in any order. Nothing is copied.
+ *
+ * For handles on network interfaces, activated by pcap_activate(3PCAP). Each function has a man
+ * page of its name in section 3; pcap-linux-v3(7) tells of the library.
+ */
+#ifndef PCAP_LINUX_V3_H
+#define PCAP_LINUX_V3_H
+
+#include <pcap/pcap.h>
+#include <stdint.h>
+#include <time.h>
+
+#if defined(__GNUC__)
+#define PCAP_V3_API __attribute__((visibility("default")))
+#else
+#define PCAP_V3_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A block that the program has and has not given back. */
+typedef struct pcap_v3_block pcap_v3_block_t;
+
+/* What is known of a block. Later versions can have more at the end. */
+struct pcap_v3_info {
+  struct timespec first; /* time stamp of its first packet, and... */
+  struct timespec last;  /* ...of its last, in nanoseconds whatever the handle's precision */
+  uint64_t sequence;     /* the number of the block on its port, from 1 on */
+  uint32_t packets;      /* in it; a walk can bring fewer */
+  int lost;              /* not 0: packets may be missing before or in it, for want of room */
+  unsigned int port;     /* place of its port in the device's list; 0 if that is no list */
+  int interface_index;   /* of its port; 0 on "any" */
+  const char* interface; /* of its port: the device's name */
+};
+
+/* Before activation: whether packets are to have a flow hash. */
+PCAP_V3_API int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash);
+
+/* Takes the next block. By the thread that uses the handle. */
+PCAP_V3_API int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block);
+
+/* What is done with a block: by any thread, one at a time. */
+PCAP_V3_API const struct pcap_v3_info* pcap_v3_block_info(const pcap_v3_block_t* block);
+PCAP_V3_API int pcap_v3_dispatch_block(pcap_v3_block_t* block, int cnt, pcap_handler callback,
+                                       u_char* user);
+PCAP_V3_API int pcap_v3_next_packet(pcap_v3_block_t* block, const struct pcap_pkthdr** header,
+                                    const u_char** bytes);
+PCAP_V3_API void pcap_v3_give_back(pcap_v3_block_t* block);
+
+/* Of the packet that was got last from the block. */
+PCAP_V3_API uint32_t pcap_v3_packet_hash(const pcap_v3_block_t* block);
+PCAP_V3_API int pcap_v3_packet_interface(const pcap_v3_block_t* block);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
