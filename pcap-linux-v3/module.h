@@ -5,7 +5,7 @@
  *
  * C linkage. A port belongs to its handle and to the thread that uses that; only the break flag is
  * touched by others. No exception leaves these functions, and none of them allocates memory once
- * the ring is there.
+ * the ring is there, but for taking blocks: the first time, and after a filter was set.
  */
 #ifndef PCAP_LINUX_V3_MODULE_H
 #define PCAP_LINUX_V3_MODULE_H

@@ -1,0 +1,155 @@
+// Blocks that are lent: walked by a plan of their own, counted, given back to the kernel, and there
+// for as long as one is out.
+#include "pcap-linux-v3/lending.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <vector>
+
+#include "catch.h"
+#include "test_block.h"
+
+namespace pcapv3::test {
+namespace {
+
+constexpr std::uint32_t kBlockBytes = 4096;
+constexpr std::uint32_t kHeadroom = kFrameHeadroom;
+constexpr unsigned kBlocks = 3;
+
+/// A ring whose blocks are lent, with five packets in each.
+struct Lending {
+  Lending() {
+    const Geometry geometry{kBlockBytes, kBlocks, 10};
+    ring = Ring(mmap(nullptr, geometry.ring_bytes(), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+                geometry);
+    for (unsigned i = 0; i < kBlocks; ++i) {
+      TestBlock block(kBlockBytes, kHeadroom);
+      for (std::uint8_t n = 0; n < 5; ++n) {
+        REQUIRE(block.add({.bytes = counting(60, static_cast<std::uint8_t>(10 * i + n))}));
+      }
+      if (i == 2) block.packet(3).tp_mac = 0xfff0;
+      std::memcpy(static_cast<void*>(ring.block(i)), block.desc(), kBlockBytes);
+    }
+    lender = Lender::create(ring, "eth0");
+    REQUIRE(lender != nullptr);
+    plan.snapshot = 65535;
+    plan.interface = 1;
+  }
+
+  pcap_v3_block* lend(unsigned index, Program* program = nullptr) {
+    const PacketCursor cursor(ring.block(index), kBlockBytes, kHeadroom);
+    pcap_v3_info info{};
+    info.packets = cursor.left();
+    return lender->lend(index, cursor, plan, program, info);
+  }
+  bool is_kernels(unsigned index) const {
+    return ring.block(index)->hdr.bh1.block_status == TP_STATUS_KERNEL;
+  }
+
+  Ring ring;
+  Lender* lender = nullptr;
+  Plan plan;
+};
+
+void keep_first(u_char* user, const pcap_pkthdr*, const u_char* bytes) {
+  reinterpret_cast<std::vector<int>*>(user)->push_back(bytes[0]);
+}
+std::vector<int> walk(pcap_v3_block* block, int count = -1) {
+  std::vector<int> firsts;
+  block->dispatch(count, keep_first, reinterpret_cast<u_char*>(&firsts));
+  return firsts;
+}
+
+bool has_low_bit(void* owner, const std::uint8_t* bytes, std::uint32_t, std::uint32_t, bool,
+                 std::uint16_t) {
+  return (bytes[0] & static_cast<Program*>(owner)->code()[0].k) != 0;
+}
+
+}  // namespace
+
+TEST_CASE("a lent block is walked in parts, and the kernel's when it is back") {
+  Lending l;
+  pcap_v3_block* block = l.lend(0);
+  CHECK(std::strcmp(block->info().interface, "eth0") == 0);
+  CHECK(walk(block, 2) == std::vector{0, 1});
+  const pcap_pkthdr* header = nullptr;
+  const u_char* bytes = nullptr;
+  REQUIRE(block->next(&header, &bytes) == 1);
+  CHECK(header->caplen == 60);
+  CHECK(bytes[0] == 2);
+  CHECK(walk(block) == std::vector{3, 4});
+  CHECK(block->next(&header, &bytes) == 0);
+  CHECK_FALSE(l.is_kernels(0));
+  block->give_back();
+  CHECK(l.is_kernels(0));
+  l.lender->close(std::move(l.ring));
+}
+
+TEST_CASE("what became of lent packets is told when their blocks are back") {
+  Lending l;
+  pcap_v3_block* first = l.lend(0);
+  pcap_v3_block* second = l.lend(1);
+  CHECK(l.lender->out() == 2);
+  walk(first, 3);
+  Counters c;
+  l.lender->collect(c);
+  CHECK(c.delivered == 0);
+  CHECK(c.out == 2);
+  CHECK(l.lender->uncollected() == 10);
+  first->give_back();
+  CHECK(l.lender->uncollected() == 10);
+  l.lender->collect(c);
+  CHECK(c.delivered == 3);
+  CHECK(c.unwalked == 2);
+  CHECK(c.out == 1);
+  CHECK(c.most_out == 2);
+  CHECK(l.lender->uncollected() == 5);
+  second->give_back();
+  l.lender->close(std::move(l.ring));
+}
+
+TEST_CASE("a corrupt packet ends the walk of a lent block") {
+  Lending l;
+  pcap_v3_block* block = l.lend(2);
+  std::vector<int> firsts;
+  CHECK(block->dispatch(-1, keep_first, reinterpret_cast<u_char*>(&firsts)) == PCAP_ERROR);
+  CHECK(firsts == std::vector{20, 21, 22});
+  CHECK(block->dispatch(-1, keep_first, reinterpret_cast<u_char*>(&firsts)) == 0);
+  block->give_back();
+
+  block = l.lend(2);
+  const pcap_pkthdr* header = nullptr;
+  const u_char* bytes = nullptr;
+  for (int i = 0; i < 3; ++i) CHECK(block->next(&header, &bytes) == 1);
+  CHECK(block->next(&header, &bytes) == PCAP_ERROR);
+  CHECK(block->next(&header, &bytes) == 0);
+  block->give_back();
+  Counters c;
+  l.lender->collect(c);
+  CHECK(c.corrupt == 4);
+  CHECK(c.delivered == 6);
+  CHECK(l.lender->uncollected() == 0);
+  l.lender->close(std::move(l.ring));
+}
+
+TEST_CASE("a block outlives its port, and the filter that it was taken with") {
+  Lending l;
+  const bpf_insn code[] = {{0, 0, 0, 1}, {0, 0, 0, 2}};
+  Program* program = Program::copy(code, 2);
+  REQUIRE(program != nullptr);
+  l.plan.judge.filter = has_low_bit;
+  l.plan.judge.owner = program;
+  pcap_v3_block* first = l.lend(0, program);
+  pcap_v3_block* second = l.lend(1, program);
+  program->let_go();
+  l.lender->close(std::move(l.ring));
+  CHECK(l.ring.base() == nullptr);
+  CHECK(walk(first) == std::vector{1, 3});
+  first->give_back();
+  CHECK(walk(second) == std::vector{11, 13});
+  second->give_back();
+}
+
+}  // namespace pcapv3::test
