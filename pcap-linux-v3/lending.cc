@@ -97,8 +97,8 @@ void Lender::collect(Counters& counters) {
   counters.most_out = most_out_;
 }
 
-void Lender::close(Ring& ring) {
-  kept_.swap(ring);
+void Lender::close(Ring&& ring) {
+  kept_ = std::move(ring);
   ring_ = nullptr;
   let_go();
 }

@@ -99,7 +99,7 @@ class Lender {
   /// Packets that were lent and have not been collect()ed.
   std::uint64_t uncollected() const { return uncollected_; }
   /// The port is gone: keeps its ring for as long as blocks are out.
-  void close(Ring& ring);
+  void close(Ring&& ring);
 
   // By any thread.
 

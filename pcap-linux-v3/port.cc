@@ -73,7 +73,7 @@ pcapv3_port::pcapv3_port(pcap_t* handle, const char* device)
 pcapv3_port::~pcapv3_port() {
   tell_books();
   if (program_ != nullptr) program_->let_go();
-  if (lender_ != nullptr) lender_->close(ring_);
+  if (lender_ != nullptr) lender_->close(std::move(ring_));
 }
 
 void pcapv3_port::tell_books() {
@@ -139,10 +139,10 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
     return false;
   }
   if (dup3(spare, fd, O_CLOEXEC) < 0) return false;
-  ring_.swap(ring);  // with the old one, the old socket goes
+  ring_ = std::move(ring);  // which is the old one now: with it, the old socket goes
   if (lender_ != nullptr) {
     lender_->collect(counters_);
-    lender_->close(ring);  // which it keeps for blocks that are out
+    lender_->close(std::move(ring));  // which stays while blocks are out
     lender_ = nullptr;
   }
   source_.restart();

@@ -23,9 +23,11 @@ class Ring {
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
-  void swap(Ring& other) {
+  /// Takes over `other`'s memory, and leaves its own to that.
+  Ring& operator=(Ring&& other) noexcept {
     std::swap(geometry_, other.geometry_);
     std::swap(base_, other.base_);
+    return *this;
   }
 
   /// Asks the kernel for a ring on socket `fd`, on which PACKET_VERSION is TPACKET_V3 and no ring
