@@ -267,7 +267,7 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
   const bool at_once = nonblocking_ || timeout_ms == 0;
   std::uint64_t until_ns = pcapv3::Wait::kForEver;
   if (timeout_ms > 0) {
-    until_ns = pcapv3::realtime_ns() + static_cast<unsigned>(timeout_ms) * kNsPerMs;
+    until_ns = pcapv3::monotonic_ns() + static_cast<unsigned>(timeout_ms) * kNsPerMs;
   }
   bool over = false;
   drain_.begin_read(true);
@@ -276,11 +276,12 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
       *break_flag_ = 0;
       if (!drain_.start()) return PCAP_ERROR_BREAK;
     }
+    if (!look_after_ports()) return PCAP_ERROR;
     const int status = lend(block);
     if (status != 0) {
       // There may be another: a program that waits for the descriptor is to come back.
       if (watched_) wait_.stay_awake();
-      return look_after_ports() ? status : PCAP_ERROR;
+      return status;
     }
     if (drain_.active()) {
       const std::uint64_t since_break = pcapv3::realtime_ns() - drain_.break_ns();
@@ -298,13 +299,15 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
     }
     if (over) return 0;
     if (!may_have_blocks()) return PCAP_ERROR;
-    const std::uint64_t when =
-        gone_ == all() ? std::min(until_ns, gone_ns_ + window_ns_) : until_ns;
-    std::uint64_t wait_ns = 0;
-    if (!at_once) wait_ns = when == pcapv3::Wait::kForEver ? when : until(when);
+    std::uint64_t wait_ns = until_ns;
+    if (until_ns != pcapv3::Wait::kForEver) {
+      const std::uint64_t now_ns = pcapv3::monotonic_ns();
+      wait_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    }
+    if (gone_ == all()) wait_ns = std::min(wait_ns, until(gone_ns_ + window_ns_));
     bool some = false;
-    if (!collect(wait_ns, some)) return PCAP_ERROR;
-    over = at_once || until(until_ns) == 0;
+    if (!collect(at_once ? 0 : wait_ns, some)) return PCAP_ERROR;
+    over = at_once || pcapv3::monotonic_ns() >= until_ns;
   }
 }
 

@@ -12,14 +12,17 @@ bool has_handler(int signal) {
   return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
 }
 
-}  // namespace
-
-std::uint64_t realtime_ns() {
+std::uint64_t clock_ns(clockid_t clock) {
   timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
+  clock_gettime(clock, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
          static_cast<std::uint64_t>(now.tv_nsec);
 }
+
+}  // namespace
+
+std::uint64_t realtime_ns() { return clock_ns(CLOCK_REALTIME); }
+std::uint64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
 
 void Drain::on_break() {
   // A break while one is being worked on means it: now.

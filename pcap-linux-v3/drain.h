@@ -77,5 +77,7 @@ class Drain {
 
 /// CLOCK_REALTIME in nanoseconds, as the kernel stamps packets.
 std::uint64_t realtime_ns();
+/// CLOCK_MONOTONIC, for time-outs, which a clock that is set must not change.
+std::uint64_t monotonic_ns();
 
 }  // namespace pcapv3

@@ -23,13 +23,6 @@ namespace {
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint64_t kForever = ~std::uint64_t{0};
 
-std::uint64_t monotonic_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-         static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 /// The same filter for a block, which may be walked when the handle has another one or is closed.
 bool run_program(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
                  std::uint32_t captured_length, bool tagged, std::uint16_t tci) {
@@ -439,8 +432,9 @@ int pcapv3_port::take(int timeout_ms, pcap_v3_block** block) {
   }
   std::uint64_t until_ns = 0;
   if (!nonblocking_ && timeout_ms != 0) {
-    until_ns = timeout_ms < 0 ? kForever
-                              : monotonic_ns() + static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
+    until_ns = timeout_ms < 0
+                   ? kForever
+                   : pcapv3::monotonic_ns() + static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
   }
   begin_read();
   drain_.begin_read(true);
@@ -535,7 +529,7 @@ int pcapv3_port::wait_past_lent(std::uint64_t until_ns) {
   // An interface that went down may go away, of which no event tells.
   constexpr std::uint64_t kTroubledNs = 10 * kNsPerMs;
   for (;;) {
-    const std::uint64_t now = monotonic_ns();
+    const std::uint64_t now = pcapv3::monotonic_ns();
     if (until_ns <= now) return 0;
     std::uint64_t wait_ns = until_ns - now;
     if (troubled_) wait_ns = std::min(wait_ns, kTroubledNs);
