@@ -592,8 +592,12 @@ static int take_spare(pcap_t* p, int index) {
   struct pcapv3_port* port = joined(p)->port;
   char unused[PCAP_ERRBUF_SIZE];
   const int spare = joined(p)->spare;
-  /* One that is not up has to be waited for: a socket joins a group when it runs (fanout_add). */
-  if (spare == 0 || pcapv3_shut(port, spare) != 0 ||
+  struct ifreq request = {.ifr_flags = 0};
+  snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", joined(p)->stock.device);
+  /* One that is not up has to be waited for: before Linux 6.13 a socket joins a group only when it
+   * runs (fanout_add), and a spare one that can't is used up. */
+  if (spare == 0 || ioctl(spare, SIOCGIFFLAGS, &request) != 0 ||
+      (request.ifr_flags & IFF_UP) == 0 || pcapv3_shut(port, spare) != 0 ||
       iface_bind(spare, index, unused, pcap_protocol(p)) != 0) {
     return -1;
   }

@@ -6,7 +6,6 @@
 #include <sys/auxv.h>
 #include <sys/socket.h>
 
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -92,9 +91,7 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
   // The socket's own PACKET_IGNORE_OUTGOING has no effect in a group. Kernels that do not know the
   // flag take it and do nothing about it; the reader drops those copies then.
   if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-  const bool little = std::endian::native == std::endian::little;
-  const Arguments arguments = {
-      little ? mode << 16 | group.id : std::uint32_t{group.id} << 16 | mode, group.most_members};
+  const Arguments arguments = {mode << 16 | group.id, group.most_members};
   const socklen_t length =
       kernel_is_at_least(5, 11) ? sizeof(arguments) : sizeof(arguments.id_and_mode);
   if (setsockopt(socket, SOL_PACKET, PACKET_FANOUT, &arguments, length) == 0) {
