@@ -66,6 +66,7 @@ pcap_v3_block* Lender::lend(unsigned index, const PacketCursor& cursor, const Pl
   if (program != nullptr) program->hold();
   block.info_ = info;
   block.info_.interface = device_;
+  block.got_ = nullptr;
   return &block;
 }
 
@@ -116,6 +117,7 @@ void Lender::let_go() {
 const volatile std::sig_atomic_t pcap_v3_block::never_ = 0;
 
 int pcap_v3_block::dispatch(int count, pcap_handler callback, u_char* user) {
+  got_ = nullptr;
   const int delivered = delivery_.run(cursor_, count <= 0 ? INT_MAX : count, callback, user);
   return cursor_.corrupt() ? drop_rest() : delivered;
 }
@@ -133,6 +135,7 @@ void pcap_v3_block::keep(u_char* user, const pcap_pkthdr* header, const u_char* 
   auto* block = reinterpret_cast<pcap_v3_block*>(user);
   block->header_ = *header;
   block->bytes_ = bytes;
+  block->got_ = block->cursor_.walked();
 }
 
 /// What is next does not fit into the block.
@@ -159,10 +162,12 @@ int pcap_v3_next_packet(pcap_v3_block_t* block, const pcap_pkthdr** header, cons
 void pcap_v3_give_back(pcap_v3_block_t* block) { block->give_back(); }
 
 uint32_t pcap_v3_packet_hash(const pcap_v3_block_t* block) {
-  return block->current().hv1.tp_rxhash;
+  const tpacket3_hdr* header = block->current();
+  return header != nullptr ? header->hv1.tp_rxhash : 0;
 }
 
 int pcap_v3_packet_interface(const pcap_v3_block_t* block) {
-  const auto* packet = reinterpret_cast<const std::uint8_t*>(&block->current());
+  const auto* packet = reinterpret_cast<const std::uint8_t*>(block->current());
+  if (packet == nullptr) return 0;
   return reinterpret_cast<const sockaddr_ll*>(packet + pcapv3::kAddressOffset)->sll_ifindex;
 }

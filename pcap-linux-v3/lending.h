@@ -55,7 +55,8 @@ struct pcap_v3_block {
   int dispatch(int count, pcap_handler callback, u_char* user);
   int next(const pcap_pkthdr** header, const u_char** bytes);
   /// The packet that was got last.
-  const tpacket3_hdr& current() const { return *cursor_.walked(); }
+  /// The header of the packet that was got last; null if there was none.
+  const tpacket3_hdr* current() const { return got_ != nullptr ? got_ : cursor_.walked(); }
   void give_back();
 
  private:
@@ -71,7 +72,8 @@ struct pcap_v3_block {
   pcapv3::Delivery delivery_;
   pcapv3::Program* program_ = nullptr;
   pcap_v3_info info_{};
-  pcap_pkthdr header_{};  // what next() gave
+  const tpacket3_hdr* got_ = nullptr;  // by next(); null in a dispatch()
+  pcap_pkthdr header_{};               // what next() gave
   const u_char* bytes_ = nullptr;
 };
 

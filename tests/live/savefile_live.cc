@@ -316,6 +316,32 @@ void test_aggregate_written_when_waiting() {
   written_when_waiting("see0,lo");
 }
 
+/// A filter that came between two reads can reject the last packets at hand.
+void test_written_when_filtered() {
+  Folder folder;
+  Handle p = open_capture({.timeout_ms = 30});
+  const char* path = folder.file("file");
+  pcap_dumper_t* dumper = pcap_dump_open(p.get(), path);
+  const Sender sender("play0", link_arguments().peer);
+  const auto dump_all = [&](unsigned count, unsigned dumped) {
+    for (unsigned got = 0; got < dumped;) {
+      const int status = pcap_dispatch(p.get(), -1, pcap_dump, reinterpret_cast<u_char*>(dumper));
+      CHECK(status >= 0, "%s", pcap_geterr(p.get()));
+      got += static_cast<unsigned>(status);
+    }
+    const auto all = static_cast<std::size_t>(pcap_dump_ftell(dumper));
+    CHECK(size_of(path) + kStock > all, "%zu of %zu bytes, after %u", size_of(path), all, count);
+  };
+  sender.send(0, 400);
+  wait_until_received(p.get(), 400);
+  dump_all(400, 400);
+  sender.send(400, 401);  // the last number is even
+  wait_until_received(p.get(), 801);
+  set_filter(p.get(), kOdd);
+  dump_all(801, 200);
+  pcap_dump_close(dumper);
+}
+
 void test_many_files_written_when_waiting() {
   constexpr std::size_t kFiles = 10;
   Folder folder;
@@ -686,6 +712,7 @@ constexpr Test kTests[] = {
     {"outside of a read no more stays than in stock's buffer", test_no_more_than_stock_outside},
     {"all is written when a read waits", test_written_when_waiting},
     {"all is written when a read of several ports waits", test_aggregate_written_when_waiting},
+    {"all is written where a filter rejects the last packets", test_written_when_filtered},
     {"ten files when a read waits", test_many_files_written_when_waiting},
     {"another thread's packets during a read", test_other_thread_no_more_than_stock},
     {"pcap_dump_flush", test_flush},
