@@ -116,6 +116,7 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   std::uint64_t waited_ms = 0;  // in the drain
   give_up_ns_ = 0;
   has_read_ = true;
+  lends_ = false;
 
   for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
   drain_.begin_read(most > 1);
@@ -257,6 +258,8 @@ int pcapv3_aggregate::drained(bool complete) {
 int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
   if (!leave_merge()) return PCAP_ERROR;
   has_read_ = true;
+  lends_ = true;
+  give_up_ns_ = 0;
   for (unsigned i = 0; i < count_; ++i) {
     ports_[i]->begin_read();
     if (!ports_[i]->prepare_lending()) {
@@ -297,7 +300,7 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
       poll(nullptr, 0, 2);
       continue;
     }
-    if (over) return 0;
+    if (over) return leave(0);
     if (!may_have_blocks()) return PCAP_ERROR;
     std::uint64_t wait_ns = until_ns;
     if (until_ns != pcapv3::Wait::kForEver) {
@@ -305,6 +308,7 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
       wait_ns = until_ns > now_ns ? until_ns - now_ns : 0;
     }
     if (gone_ == all()) wait_ns = std::min(wait_ns, until(gone_ns_ + window_ns_));
+    if (unread_ != 0) wait_ns = std::min(wait_ns, kUnreadNs);
     bool some = false;
     if (!collect(at_once ? 0 : wait_ns, some)) return PCAP_ERROR;
     over = at_once || pcapv3::monotonic_ns() >= until_ns;
@@ -314,7 +318,7 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
 /// Lends a block of the next port that has one; see pcapv3_port::lend.
 int pcapv3_aggregate::lend(pcap_v3_block** block) {
   const pcapv3::Stamp until =
-      drain_.active() ? pcapv3::stamp_of(drain_.break_ns()) : pcapv3::kEndOfTime;
+      drain_.active() ? pcapv3::stamp_of(drain_.end_ns(fans_out())) : pcapv3::kEndOfTime;
   for (unsigned n = 0; n < count_; ++n) {
     const unsigned i = next_to_lend_;
     next_to_lend_ = i + 1 < count_ ? i + 1 : 0;
@@ -379,14 +383,23 @@ void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
   }
 }
 
+/// Whether nothing is left in the ring of a port that is gone; see has_ports().
+bool pcapv3_aggregate::is_read(unsigned index) {
+  const bool overdue = until(gone_ns_ + window_ns_) == 0;
+  if (lends_) {  // the merge has no block open, and is to open none
+    pcapv3::Source& source = ports_[index]->source();
+    return !source.open() && (overdue || !source.kernel_has_packets());
+  }
+  if (!merge_.done()) return false;
+  merge_.look(pcapv3::realtime_ns());
+  return merge_.is_empty(index) || (overdue && merge_.is_closed(index));
+}
+
 bool pcapv3_aggregate::bind_again(unsigned index) {
   if (!fans_out()) return pcap_aggregate_bind_again(handle_, index) == 0;
   // It gets another socket, with another ring: when what is in the old one has been read.
   unread_ |= bit(index);
-  if (!merge_.done()) return false;
-  merge_.look(pcapv3::realtime_ns());
-  const bool overdue = until(gone_ns_ + window_ns_) == 0;  // as in has_ports()
-  if (!merge_.is_empty(index) && !(overdue && merge_.is_closed(index))) return false;
+  if (!is_read(index)) return false;
   unread_ &= ~bit(index);
   wait_.remove(sockets_[index]);
   const bool is_back = pcap_aggregate_bind_again(handle_, index) == 0;

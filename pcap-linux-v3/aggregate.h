@@ -70,6 +70,7 @@ struct pcapv3_aggregate {
   void set_cap();
   bool look_after_ports();
   void check_ports(const pcapv3::Wait::Events& events);
+  bool is_read(unsigned index);
   bool bind_again(unsigned index);
   bool has_ports();
   bool leave_merge();
@@ -103,6 +104,7 @@ struct pcapv3_aggregate {
   bool nonblocking_ = false;
   bool endless_ = false;
   bool has_read_ = false;
+  bool lends_ = false;         // blocks were taken last, not packets read
   unsigned next_to_lend_ = 0;  // port
   bool forced_ = false;        // the drain: what is held was let go before all had come
 };

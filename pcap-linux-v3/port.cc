@@ -134,11 +134,15 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
   if (dup3(spare, fd, O_CLOEXEC) < 0) return false;
   ring_ = std::move(ring);  // which is the old one now: with it, the old socket goes
   if (lender_ != nullptr) {
+    // What is done with blocks that are out is not told in the summary.
     lender_->collect(counters_);
-    lender_->close(std::move(ring));  // which stays while blocks are out
+    counters_.unwalked += lender_->uncollected();
+    counters_.out = 0;
+    lender_->close(std::move(ring));  // which stays while they are
     lender_ = nullptr;
   }
   source_.restart();
+  lost_from_ = lost_to_ = 0;
   return true;
 }
 
@@ -261,10 +265,13 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
         close_block();
         return PCAP_ERROR;
       }
-      if (source_.cursor().done()) {
-        close_block();
-      } else if (past_break()) {
-        return end_drain(true);
+      // If not open, the callback has itself read to its end.
+      if (source_.is_open()) {
+        if (source_.cursor().done()) {
+          close_block();
+        } else if (past_break()) {
+          return end_drain(true);
+        }
       }
       if (*break_flag_ != 0) {
         *break_flag_ = 0;
@@ -309,8 +316,10 @@ int pcapv3_port::deliver(int most, pcap_handler callback, u_char* user) {
     passed_break_ |= end.packet().stamp() > break_stamp();
     end.next();
   }
+  const std::size_t start = cursor.offset();
   pcapv3::PacketCursor head = cursor.before(end);
   const int delivered = delivery_.run(head, most, callback, user);
+  if (cursor.offset() != start) return delivered;  // the callback has read more itself
   while (cursor.left() > end.left() + head.left()) cursor.next();
   return delivered;
 }
@@ -322,8 +331,11 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
   pcapv3::PacketCursor& cursor = source_.cursor();
   const std::uint32_t left = cursor.left();
   const unsigned row = savefile_row;
+  // Where some can be rejected, the last packet at hand may not be delivered. (On "any" one copy of
+  // lo's packets is, but the other follows it.)
+  const bool may_reject = plan_.judge.filter != nullptr || plan_.direction != PCAP_D_INOUT;
   int delivered = 0;
-  if (dumps_all_) {
+  if (dumps_all_ && !may_reject) {
     const std::uint32_t followed = left - (source_.has(1) ? 0 : 1);
     savefile_more = 1;
     delivered =
@@ -331,11 +343,8 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
     savefile_more = 0;
   }
   delivered += delivery_.run(cursor, most - delivered, callback, user);
-  // Where some can be rejected, the last packet at hand may not be delivered.
-  const bool may_reject = plan_.judge.filter != nullptr || plan_.direction != PCAP_D_INOUT;
   const auto count = static_cast<unsigned>(delivered);
-  dumps_all_ = delivered >= kMany && !may_reject && savefile_row - row == count &&
-               left - cursor.left() == count;
+  dumps_all_ = delivered >= kMany && savefile_row - row == count && left - cursor.left() == count;
   return delivered;
 }
 
@@ -410,7 +419,8 @@ void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
   if (drops != 0 && source_.block_count() != 0) {
     // The kernel has forgotten these drops: blocks that it closes from now on do not tell of them.
     // It may have closed one or more since before_count().
-    if (lost_to_ < filling_) lost_from_ = filling_;
+    // What was told before stays told until it has been read.
+    if (lost_to_ < source_.header(0).seq_num) lost_from_ = filling_;
     lost_to_ = source_.filling();
   }
   counters_.received += packets;
@@ -443,7 +453,7 @@ int pcapv3_port::take(int timeout_ms, pcap_v3_block** block) {
       *break_flag_ = 0;
       if (!drain_.start()) return PCAP_ERROR_BREAK;
     }
-    int status = lend(drain_.active() ? break_stamp() : pcapv3::kEndOfTime, 0, block);
+    int status = lend(drain_.active() ? drain_end() : pcapv3::kEndOfTime, 0, block);
     if (status < 0) pcap_linux_error(handle_, error());
     if (status != 0) return status;
     if (drain_.active()) {
@@ -474,7 +484,7 @@ int pcapv3_port::lend(pcapv3::Stamp until, unsigned place, pcap_v3_block** block
     if (cursor.packet().stamp() > until) return 0;
 
     pcapv3::Plan plan = plan_;
-    if (!filter_program(plan)) return PCAP_ERROR;
+    if (!prepare_lending() || !filter_program(plan)) return PCAP_ERROR;
     const tpacket_hdr_v1& header = source_.header(0);
     const bool losing = (header.block_status & TP_STATUS_LOSING) != 0;
     const std::uint64_t sequence = header.seq_num;

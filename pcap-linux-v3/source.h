@@ -46,6 +46,8 @@ class Source {
     return __atomic_load_n(&ring_.block(index_)->hdr.bh1.num_pkts, __ATOMIC_ACQUIRE) != 0;
   }
 
+  /// Whether one is.
+  bool is_open() const { return open_; }
   /// The open block's packets.
   PacketCursor& cursor() { return cursor_; }
   const PacketCursor& cursor() const { return cursor_; }

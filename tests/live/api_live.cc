@@ -929,12 +929,45 @@ void two_threads() {
   for (std::thread& thread : threads) thread.join();
 }
 
+// ---- Reading within a callback
+
+struct Nest {
+  pcap_t* handle;
+  Packets packets = {};
+};
+
+void keep_and_read_on(u_char* at, const pcap_pkthdr* header, const u_char* bytes) {
+  auto* nest = reinterpret_cast<Nest*>(at);
+  nest->packets.emplace_back(*header, bytes);
+  if (nest->packets.size() == 1) pcap_dispatch(nest->handle, -1, keep, user(nest->packets));
+}
+
+/// The callback reads the rest of its block itself; the next block is nobody's to skip.
+void read_in_callback() {
+  if (std::strcmp(link_arguments().library, "ours") != 0) skip("stock libpcap crashes");
+  const Handle handle = open_capture();
+  set_nonblock(handle.get());
+  Nest nest{handle.get()};
+  const Sender sender = peer();
+  for (std::uint32_t first = 0; first < 60; first += 20) {
+    sender.send(first, 20);
+    wait_until_received(handle.get(), first + 20);
+    while (nest.packets.size() < first + 20) {
+      CHECK(
+          pcap_dispatch(handle.get(), -1, keep_and_read_on, reinterpret_cast<u_char*>(&nest)) >= 0,
+          "%s", pcap_geterr(handle.get()));
+    }
+  }
+  check_sequence(nest.packets, 0, 59);
+}
+
 constexpr Test kTests[] = {
     {"pcap_lib_version names the library", version},
     {"pcap_open_live", open_live},
     {"pcap_create and pcap_activate", create_and_activate},
     {"pcap_dispatch with each kind of count", dispatch_counts},
     {"pcap_loop with a count", loop_count},
+    {"a read within a callback", read_in_callback},
     {"pcap_next and pcap_next_ex", next_and_next_ex},
     {"pcap_next_ex: data stay valid until the next call", next_ex_stays_valid},
     {"one handle read by all functions in turn", mixed_reading},

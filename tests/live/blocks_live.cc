@@ -474,6 +474,36 @@ void lost_is_told() {
   }
 }
 
+/// Of two gaps in one ring each is told, though the kernel was asked for its counts in between.
+void two_losses_are_told() {
+  setenv("PCAPV3_BLOCK", "128K", 1);
+  Witness witness;
+  const Handle handle = open_capture({.timeout_ms = 2000, .buffer_bytes = 1 << 20});
+  pcap_t* p = handle.get();
+  const Sender sender = peer();
+  std::uint32_t due = 0;
+  unsigned gaps = 0;
+  const auto read_block = [&] {
+    const Block block = take(p);
+    Packets packets;
+    walk(block.get(), packets);
+    CHECK(number_of(packets[0].bytes) == due || info(block).lost != 0,
+          "lost before frame %u, not told", number_of(packets[0].bytes));
+    gaps += number_of(packets[0].bytes) != due;
+    due = number_of(packets.back().bytes) + 1;
+  };
+  witness.send(sender, 0, 3000, 1400);
+  const unsigned dropped = stats_of(p).ps_drop;
+  CHECK(dropped > 0, "nothing was dropped");
+  read_block();
+  witness.send(sender, 3000, 300, 1400);  // fills the block that is free, and more is dropped
+  CHECK(stats_of(p).ps_drop > dropped, "nothing more was dropped");
+  while (due < 3000) read_block();
+  witness.send(sender, 3300, 5, 1400);
+  while (due < 3305) read_block();
+  CHECK(gaps == 2, "%u gaps", gaps);
+}
+
 // ---- Closing
 
 bool has_ring() {
@@ -776,6 +806,41 @@ void interface_goes() {
   CHECK(!has_ring(), "the memory stays");
 }
 
+/// A port of a fan-out group that comes back gets another ring, while blocks are being waited for.
+void port_comes_back_in_group() {
+  make_port(2);
+  setenv("PCAPV3_FANOUT", "7:lb", 1);
+  const Record debug("PCAPV3_DEBUG");
+  const Handle handle = open_capture({.device = "see0,see2"});
+  pcap_t* p = handle.get();
+  const auto wait_for_text = [&](const char* text) {
+    while (debug.text().find(text) == std::string::npos) usleep(1000);
+  };
+  const Sender sender = peer();
+  std::thread other([&, reader = static_cast<pid_t>(syscall(SYS_gettid))] {
+    wait_until_asleep(reader);
+    ip("link delete see2");
+    wait_for_text("see2: the interface is gone");
+    sender.send(0, 10);
+  });
+  // The other port's blocks come, each packet once, whatever is looked after meanwhile.
+  Packets packets = take_packets(p, 10);
+  other.join();
+  sender.send(10, 10);
+  while (packets.size() < 20) walk(take(p).get(), packets);
+  check_sequence(packets, 0, 19);
+  std::thread back([&, reader = static_cast<pid_t>(syscall(SYS_gettid))] {
+    wait_until_asleep(reader);
+    make_port(2);
+    wait_for_text("see2: the interface is back");
+    Sender("play2", link_arguments().peer).send(20, 1);
+  });
+  walk(take(p).get(), packets);
+  back.join();
+  check_sequence(packets, 0, 20);
+  ip("link delete see2");
+}
+
 // ---- Blocks and packets on one handle
 
 void mixed() {
@@ -912,6 +977,7 @@ constexpr Test kTests[] = {
     {"given back at random by three threads under load", in_random_order},
     {"one held for long while the others go round", held_for_long},
     {"what was lost is told", lost_is_told},
+    {"two losses in one ring are told", two_losses_are_told},
     {"closed with blocks out", closed_before},
     {"closed while they are given back", closed_while_given_back},
     {"the filter replaced while blocks are out", filter_replaced},
@@ -921,6 +987,7 @@ constexpr Test kTests[] = {
     {"breaks under traffic", break_under_traffic},
     {"a break with blocks out", break_with_blocks_out},
     {"the interface goes while a block is out", interface_goes},
+    {"a port of a fan-out group comes back meanwhile", port_comes_back_in_group},
     {"blocks and packets in turn", mixed},
     {"several ports", several_ports},
     {"handles without blocks", no_blocks},
