@@ -204,6 +204,7 @@ class PacketCursor::Hand : public PacketCursor {
   void put_back() const {
     cursor_.at_ = at_;
     cursor_.left_ = left_;
+    cursor_.last_offset_ = last_offset_;
     if (left_ == 0) cursor_.lost_ = lost_;
   }
   /// Whether the cursor is still where it was put back.
