@@ -3,8 +3,7 @@
 // A program that ends its capture from a signal handler or another thread, as tcpdump and dumpcap
 // do, wants all that came before that moment; stock libpcap leaves it in the ring's open block and
 // counts it nowhere. A program that calls pcap_breakloop() in its callback wants no further packet.
-// The two are told apart here. Taking the packets out of the
-// ring is port.cc's and aggregate.cc's.
+// The two are told apart here. Taking the packets out of the ring is port.cc's and aggregate.cc's.
 //
 // A signal handler often runs while the callback does, on the same thread. What gives it away is
 // that a handler runs with its own signal blocked (sigaction(2)): a signal is blocked now that has
