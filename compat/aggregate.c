@@ -312,7 +312,7 @@ static int aggregate_activate(pcap_t* p) {
     return PCAP_ERROR_NO_SUCH_DEVICE;
   }
   if (p->opt.rfmon) return fail(p, PCAP_ERROR_RFMON_NOTSUP);
-  a->module = pcapv3_aggregate_open(p, &p->break_loop, p->errbuf);
+  a->module = pcapv3_aggregate_open(p, &p->break_loop, 0, p->errbuf);
   if (a->module == NULL) return fail(p, PCAP_ERROR);
 
   int status = activate_ports(p, 0);
@@ -458,17 +458,10 @@ int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char
   return 0;
 }
 
-int stock_fileno(pcap_t*);
-int stock_get_selectable_fd(pcap_t*);
-
 /* A program that has the descriptor of an aggregate may wait on it. */
-static int lent(pcap_t* p, int descriptor) {
+int aggregate_descriptor(pcap_t* p, int descriptor) {
   if (descriptor >= 0 && p->read_op == aggregate_read) {
     pcapv3_aggregate_watch_descriptor(of(p)->module);
   }
   return descriptor;
 }
-
-int pcap_fileno(pcap_t* p) { return lent(p, stock_fileno(p)); }
-
-int pcap_get_selectable_fd(pcap_t* p) { return lent(p, stock_get_selectable_fd(p)); }

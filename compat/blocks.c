@@ -33,8 +33,7 @@ int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block) {
   *block = NULL;
   if (pcap_file(p) != NULL) return no_blocks(p, "packets come from a file");
   if (!p->activated) return no_blocks(p, "the handle has not been activated");
-  struct pcapv3_port* port = port_of(p);
-  if (port != NULL) return pcapv3_take(port, timeout_ms, block);
+  if (has_port(p)) return take_block(p, timeout_ms, block);
   struct pcapv3_aggregate* aggregate = aggregate_of(p);
   if (aggregate != NULL) return pcapv3_aggregate_take(aggregate, timeout_ms, block);
   return no_blocks(p, not_ours);

@@ -37,6 +37,9 @@ int is_aggregate(const char* device);
 /* As pcap_create_interface() of libpcap, for a list of ports. */
 pcap_t* aggregate_create(const char* device, char* error);
 
+/* `descriptor`, which a program gets for the handle `p`, whatever kind that is. */
+int aggregate_descriptor(pcap_t* p, int descriptor);
+
 /* The aggregates that PCAPV3_PORTS names, one after the other; see pcapv3_listed_aggregate(). Adds
  * them to a list of devices: 0, or -1 with a text. */
 struct pcap_if_list;

@@ -12,7 +12,7 @@
  *   - fan-out: the socket lets nothing in until it has joined its group.
  *   - PACKET_STATISTICS: asked for with the third counter that V3 has.
  *   - reading packets: the module's.
- *   - immediate mode: can stay on V3.
+ *   - immediate mode: stays on V3, with a second socket for single packets.
  *   - closing while the program has blocks: the socket, which these keep, falls silent.
  *
  * Where a handle has to be a stock one (PCAPV3=off, monitor mode, CAN, a kernel without a sound
@@ -64,6 +64,8 @@ const char* stock_lib_version(void);
     int flow_hash;                /* likewise */                \
     pcap_handler copying_oneshot; /* stock code's */            \
     struct pcapv3_port* joining;  /* a group, once active */    \
+    struct pcapv3_aggregate* two; /* reads the port's two */    \
+                                  /* rings, or NULL */          \
     pcap_t* aggregate;            /* that reads it, or NULL */  \
     int arptype;                  /* of its interface */        \
     int cooked;                   /* as that wants it: */       \
@@ -111,6 +113,11 @@ static port_handle* joined(pcap_t* p) { return (port_handle*)p; }
 /* Link types whose packets want what the module does not do. */
 static int is_stocks(const pcap_t* p) { return p->linktype == DLT_CAN_SOCKETCAN; }
 
+/* The port's second socket, which has what the handle's own has; -1 if there is none. */
+static int second_socket(pcap_t* p) {
+  return p != NULL && joined(p)->port != NULL ? pcapv3_frames_socket(joined(p)->port) : -1;
+}
+
 static int has_ring(const port_handle* h) {
   return h->port != NULL && pcapv3_block_count(h->port) != 0;
 }
@@ -123,6 +130,11 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
      * queue before the new filter. A ring has no use for that, its blocks from before are filtered
      * by the reader, and the packets of that moment would be lost. */
     return 0;
+  }
+  if (fd >= 0 && second_socket(p) >= 0 && fd == p->fd && level == SOL_SOCKET &&
+      (name == SO_ATTACH_FILTER || name == SO_DETACH_FILTER) &&
+      setsockopt(second_socket(p), level, name, value, length) != 0) {
+    return -1;
   }
   if (p != NULL && joined(p)->joining != NULL && level == SOL_PACKET && name == PACKET_RX_RING &&
       pcapv3_shut(joined(p)->joining, fd) != 0) {
@@ -175,6 +187,13 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
   socklen_t stats_length = sizeof(stats);
   const int status = getsockopt(fd, level, name, &stats, &stats_length);
   if (status == 0) {
+    struct tpacket_stats second = {0};
+    socklen_t second_length = sizeof(second);
+    if (second_socket(p) >= 0 &&
+        getsockopt(second_socket(p), level, name, &second, &second_length) == 0) {
+      stats.tp_packets += second.tp_packets;
+      stats.tp_drops += second.tp_drops;
+    }
     pcapv3_count(joined(p)->port, stats.tp_packets, stats.tp_drops, stats.tp_freeze_q_cnt);
     /* The shorter struct that the caller wants is the start of this one. */
     memcpy(value, &stats, *length < sizeof(stats) ? *length : sizeof(stats));
@@ -228,6 +247,11 @@ static int can_judge(const struct bpf_program* filter) {
   return 1;
 }
 
+static int has_own_clock(const pcap_t* p) {
+  return p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER ||
+         p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
+}
+
 void pcap_linux_look(pcap_t* p, struct pcap_linux_view* view) {
   const struct pcap_linux* stock = &joined(p)->stock;
   view->socket = p->fd;
@@ -246,8 +270,7 @@ void pcap_linux_look(pcap_t* p, struct pcap_linux_view* view) {
   view->nonblocking = stock->timeout < 0;
   view->has_filter = p->fcode.bf_insns != NULL;
   view->break_event = stock->poll_breakloop_fd;
-  view->own_clock = p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER ||
-                    p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
+  view->own_clock = has_own_clock(p);
 }
 
 /* Waits for nothing, and sees whether the interface is there. */
@@ -321,7 +344,8 @@ void pcap_linux_error(pcap_t* p, const char* text) {
 
 static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   savefile_more = 0; /* in the callback of another read: this one may wait */
-  return pcapv3_read(joined(p)->port, count, callback, user);
+  return joined(p)->two != NULL ? pcapv3_aggregate_read(joined(p)->two, count, callback, user)
+                                : pcapv3_read(joined(p)->port, count, callback, user);
 }
 
 static int port_setfilter(pcap_t* p, struct bpf_program* filter) {
@@ -349,6 +373,9 @@ static int port_set_datalink(pcap_t* p, int link_type) {
 
 static int port_setnonblock(pcap_t* p, int nonblock) {
   const int status = pcap_setnonblock_linux(p, nonblock);
+  if (joined(p)->two != NULL) {
+    pcapv3_aggregate_set_nonblocking(joined(p)->two, joined(p)->stock.timeout < 0);
+  }
   pcapv3_refresh(joined(p)->port);
   return status;
 }
@@ -361,8 +388,14 @@ static int port_stats(pcap_t* p, struct pcap_stat* stats) {
 }
 
 static void port_breakloop(pcap_t* p) {
-  pcapv3_break(joined(p)->port);
+  struct pcapv3_aggregate* two = joined(p)->two;
+  if (two != NULL) {
+    pcapv3_aggregate_break(two);
+  } else {
+    pcapv3_break(joined(p)->port);
+  }
   pcap_breakloop_linux(p);
+  if (two != NULL) pcapv3_aggregate_wake(two);
 }
 
 /* pcap_next(3PCAP) and pcap_next_ex(3PCAP) lend the packet out of its block, which stays the
@@ -370,7 +403,8 @@ static void port_breakloop(pcap_t* p) {
  * calls itself readable (af_packet.c: packet_poll) and select(2) would not wait. */
 static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u_char* bytes) {
   const pcap_t* p = ((struct oneshot_userdata*)user)->pd;
-  if (pcapv3_can_lend(joined((pcap_t*)p)->port)) {
+  /* (The descriptor that is selected on for two rings tells of packets that have come only.) */
+  if (joined((pcap_t*)p)->two != NULL || pcapv3_can_lend(joined((pcap_t*)p)->port)) {
     ONESHOT(user, header, bytes);
   } else {
     joined((pcap_t*)p)->copying_oneshot(user, header, bytes);
@@ -390,7 +424,55 @@ static void close_spare(pcap_t* p) {
   joined(p)->spare = 0;
 }
 
+/* ---- Immediate mode by two rings ---- */
+
+static int is_loopback(const pcap_t* p, int index) {
+  return index > 0 && index == joined((pcap_t*)p)->stock.lo_ifindex;
+}
+
+/* Makes the second socket, in all like the handle's own, and has the two read. Without it, a handle
+ * in immediate mode has blocks only. */
+static void add_second(pcap_t* p) {
+  const struct pcap_linux* stock = &joined(p)->stock;
+  struct pcapv3_port* port = joined(p)->port;
+  char text[PCAP_ERRBUF_SIZE]; /* the handle's own may be a warning */
+  const int type = stock->cooked ? SOCK_DGRAM : SOCK_RAW;
+  const int fd = socket(PF_PACKET, type | SOCK_CLOEXEC, 0);
+  if (fd < 0 || pcapv3_add_frames(port, fd, stock->cooked) != 0) return;
+  struct pcapv3_aggregate* two = NULL;
+  if (iface_bind(fd, stock->ifindex, text, pcap_protocol(p)) == 0 &&
+      pcapv3_join_frames(port, p->fd, is_loopback(p, stock->ifindex)) == 0) {
+    two = pcapv3_aggregate_open(p, &p->break_loop, 1, text);
+  }
+  if (two == NULL || !pcapv3_aggregate_add(two, 0, port, p->fd)) {
+    pcapv3_aggregate_close(two);
+    pcapv3_drop_frames(port);
+    return;
+  }
+  pcapv3_aggregate_set_endless(two, stock->timeout == 0);
+  pcapv3_aggregate_set_nonblocking(two, stock->timeout < 0);
+  if (p->opt.timeout > 0) pcapv3_aggregate_set_timeout(two, p->opt.timeout);
+  if (p->selectable_fd != -1) p->selectable_fd = pcapv3_aggregate_descriptor(two);
+  joined(p)->two = two;
+}
+
+static void leave_two(pcap_t* p) {
+  if (joined(p)->two == NULL) return;
+  pcapv3_aggregate_remove(joined(p)->two, 0);
+  pcapv3_aggregate_close(joined(p)->two);
+  joined(p)->two = NULL;
+}
+
+/* For a program that does more with the handle's socket than this knows of. */
+static void settle(pcap_t* p) {
+  if (p->read_op != port_read || joined(p)->two == NULL) return;
+  if (!pcapv3_aggregate_settle(joined(p)->two)) return;
+  leave_two(p);
+  if (p->selectable_fd != -1) p->selectable_fd = p->fd;
+}
+
 static void leave_port(pcap_t* p) {
+  leave_two(p);
   /* Unmapped here; destroy_ring() must not do it again. */
   if (has_ring(joined(p))) joined(p)->stock.mmapbuf = NULL;
   pcapv3_close(joined(p)->port);
@@ -448,10 +530,6 @@ static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port
   if (p->opt.immediate && joined((pcap_t*)p)->aggregate == NULL && !pcapv3_takes_immediate(port))
     return "immediate mode is to use V2";
   return NULL;
-}
-
-static int is_loopback(const pcap_t* p, int index) {
-  return index > 0 && index == joined((pcap_t*)p)->stock.lo_ifindex;
 }
 
 static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
@@ -531,6 +609,10 @@ static int port_activate(pcap_t* p) {
   }
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
   if (joined(p)->aggregate != NULL && pcapv3_fans_out(port)) open_spare(p);
+  if (p->opt.immediate && joined(p)->aggregate == NULL && !has_own_clock(p) &&
+      pcapv3_adapts(port)) {
+    add_second(p);
+  }
   pcapv3_refresh(port);
   return status;
 }
@@ -575,8 +657,14 @@ struct pcapv3_port* member_port(pcap_t* p) {
 
 /* ---- Blocks (blocks.h) ---- */
 
-struct pcapv3_port* port_of(pcap_t* p) {
-  return p->read_op == port_read ? joined(p)->port : NULL;
+int has_port(pcap_t* p) {
+  return p->read_op == port_read;
+}
+
+int take_block(pcap_t* p, int timeout_ms, struct pcap_v3_block** block) {
+  settle(p); /* frames can't be lent */
+  return joined(p)->two != NULL ? pcapv3_aggregate_take(joined(p)->two, timeout_ms, block)
+                                : pcapv3_take(joined(p)->port, timeout_ms, block);
 }
 
 int set_flow_hash(pcap_t* p, int flow_hash) {
@@ -654,6 +742,22 @@ pcap_t* CREATE_INTERFACE(const char* device, char* error) {
 int FIND_DEVICES(pcap_if_list_t* devices, char* error) {
   const int status = stock_find_devices(devices, error);
   return status != 0 || !pcapv3_is_on() ? status : aggregate_find_devices(devices, error);
+}
+
+int stock_fileno(pcap_t*);
+int stock_get_selectable_fd(pcap_t*);
+
+int pcap_fileno(pcap_t* p) {
+  settle(p);
+  return aggregate_descriptor(p, stock_fileno(p));
+}
+
+int pcap_get_selectable_fd(pcap_t* p) {
+  const int descriptor = stock_get_selectable_fd(p);
+  if (descriptor >= 0 && p->read_op == port_read && joined(p)->two != NULL) {
+    pcapv3_aggregate_watch_descriptor(joined(p)->two);
+  }
+  return aggregate_descriptor(p, descriptor);
 }
 
 static char version[256];

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
+#include <utility>
 
 #include "compat/aggregate.h"
 #include "compat/pcap_linux.h"
@@ -25,8 +26,6 @@ std::uint64_t until(std::uint64_t ns) {
   return ns > now ? ns - now : 0;
 }
 
-static_assert(pcapv3::Merge::kMostPorts == PCAPV3_MOST_PORTS);
-
 std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
 
 }  // namespace
@@ -37,6 +36,7 @@ bool pcapv3_aggregate::open() {
     return false;
   }
   drain_.allow(settings_.drain);
+  if (lone_) merge_.set_one_interface();
   window_ns_ = (settings_.window_ms != 0 ? settings_.window_ms : kWindowMs) * kNsPerMs;
   merge_.set_window(window_ns_);
   return true;
@@ -49,7 +49,7 @@ std::uint32_t pcapv3_aggregate::most_retire_ms() const {
 
 bool pcapv3_aggregate::hides_descriptor(int timeout_ms) {
   const bool hides = settings_.hides_descriptor_from(program_invocation_short_name);
-  if (hides && timeout_ms > 0) timeout_ns_ = static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
+  if (hides && timeout_ms > 0) set_timeout(timeout_ms);
   return hides;
 }
 
@@ -57,9 +57,18 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
   if (!merge_.add(index, port.source(), port.counters(), port.plan().judge)) {
     return error_.set("no memory to merge the ports in");
   }
-  if (!wait_.add(index, socket)) {
+  pcapv3::FrameRing* const frames = port.frames();
+  if (frames != nullptr &&
+      !merge_.add(frames_of(index), frames->source(), port.counters(), port.plan().judge)) {
     merge_.remove(index);
-    return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
+    return error_.set("no memory to merge the ports in");
+  }
+  if (!wait_.add(index, socket) || (frames != nullptr && !wait_.add(index, frames->socket()))) {
+    const int reason = errno;
+    wait_.remove(socket);
+    merge_.remove(index);
+    if (frames != nullptr) merge_.remove(frames_of(index));
+    return error_.set("can't wait for %s: %s", port.device(), std::strerror(reason));
   }
   if (settings_.window_ms == 0) {
     // A ring of few blocks has a longer timeout than was asked for (geometry.cc).
@@ -79,6 +88,8 @@ void pcapv3_aggregate::remove(unsigned index) {
   if (ports_[index] == nullptr) return;
   wait_.remove(sockets_[index]);
   merge_.remove(index);
+  if (has_frames(index)) drop_frames(index);
+  ports_[index]->leave();
   ports_[index] = nullptr;
 }
 
@@ -124,7 +135,9 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   // A program that waits by select(2) may have done so for an event that brings nothing, such as a
   // block that was read already: its read must not wait on then. To be asked before that block is
   // given back, which takes the event away.
-  if (watched_ && !nonblocking_ && merge_.done() && !collect(0, collected)) return PCAP_ERROR;
+  if (watched_ && !nonblocking_ && direct_ == nullptr && merge_.done() && !collect(0, collected)) {
+    return PCAP_ERROR;
+  }
   for (;;) {
     if (*break_flag_ != 0) {
       *break_flag_ = 0;
@@ -132,10 +145,16 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
       forced_ = false;
       set_cap();
     }
-    if (merge_.done()) look();
+    if (direct_ != nullptr && direct_->cursor().done()) give_back_direct();
+    if (direct_ == nullptr && merge_.done()) look();
     if (merge_.corrupt()) return corrupt_block();
-    if (!merge_.done()) {
-      delivered += delivery_.run(merge_, most - delivered, callback, user);
+    if (direct_ != nullptr || !merge_.done()) {
+      if (direct_ != nullptr) {
+        delivered += ports_[0]->deliver_from(*direct_, most - delivered, callback, user);
+        if (direct_ != nullptr && direct_->cursor().corrupt()) return direct_error();
+      } else {
+        delivered += delivery_.run(merge_, most - delivered, callback, user);
+      }
       looked = true;
       if (!look_after_ports()) return PCAP_ERROR;
       if (delivered < most) continue;
@@ -174,22 +193,99 @@ void pcapv3_aggregate::set_cap() {
 }
 
 int pcapv3_aggregate::corrupt_block() {
-  const auto [index, ahead, cursor] = merge_.drop_corrupt();
-  pcapv3_port& port = *ports_[index];
-  pcap_linux_error(handle_, port.corrupt_block(cursor, port.source().index(ahead)));
+  const auto [ring, ahead, cursor] = merge_.drop_corrupt();
+  pcapv3_port& port = *ports_[port_of(ring)];
+  const pcapv3::Source& source =
+      ring == port_of(ring) ? port.source() : port.frames()->source();
+  pcap_linux_error(handle_, port.corrupt_block(cursor, source.index(ahead)));
   if (watched_) wait_.stay_awake();
   return PCAP_ERROR;
 }
 
 void pcapv3_aggregate::look() {
+  give_back_spent();
+  const std::uint64_t now_ns = pcapv3::realtime_ns();
+  // Before the frames: what is in the block came after all frames that are not there yet.
+  const bool has_block = lone_ && ports_[0]->source().has(0);
   for (unsigned i = 0; i < count_; ++i) {
-    while (merge_.is_spent(i)) {
-      ports_[i]->close_block();
-      merge_.gave_back(i);
+    if (!has_frames(i)) continue;
+    ports_[i]->take_frames(now_ns);
+    ports_[i]->relieve(sockets_[i]);
+    if (ports_[i]->is_settled() && merge_.is_closed(frames_of(i)) &&
+        !ports_[i]->frames()->source().has(0) && !ports_[i]->frames()->has_frame()) {
+      drop_frames(i);
     }
   }
-  merge_.look(pcapv3::realtime_ns());
+  if (lone_ && find_direct(has_block)) return;
+  merge_.look(now_ns);
 }
+
+void pcapv3_aggregate::give_back_spent() {
+  for (unsigned i = 0; i < count_; ++i) {
+    for (; merge_.is_spent(i); merge_.gave_back(i)) ports_[i]->close_block();
+    if (!has_frames(i)) continue;
+    const unsigned frames = frames_of(i);
+    for (; merge_.is_spent(frames); merge_.gave_back(frames)) ports_[i]->frames()->source().close();
+  }
+}
+
+// ---- A port with a ring of frames ----
+
+void pcapv3_aggregate::drop_frames(unsigned port) {
+  wait_.remove(ports_[port]->frames_socket());
+  merge_.remove(frames_of(port));
+  ports_[port]->drop_frames();
+}
+
+bool pcapv3_aggregate::settle() {
+  bool unused = true;
+  for (unsigned i = 0; i < count_; ++i) {
+    if (!has_frames(i)) continue;
+    if (!ports_[i]->frames()->used()) {
+      wait_.remove(ports_[i]->frames_socket());
+      merge_.remove(frames_of(i));
+    }
+    unused &= ports_[i]->settle();
+  }
+  return unused && !watched_;
+}
+
+/// Finds a block that can be read past the merge: the oldest of one ring, when there is nothing in
+/// the other. `has_block` is whether there was one in the ring of blocks, before the frames were
+/// taken.
+bool pcapv3_aggregate::find_direct(bool has_block) {
+  if (drain_.active() || !merge_.is_closed(0)) return false;
+  pcapv3::Source& blocks = ports_[0]->source();
+  pcapv3::Source* frames = has_frames(0) ? &ports_[0]->frames()->source() : nullptr;
+  if (frames != nullptr && !merge_.is_closed(frames_of(0))) return false;
+  if (frames == nullptr || !frames->has(0)) {
+    if (!has_block) return false;
+    direct_ = &blocks;
+  } else {
+    if (has_block || blocks.has(0) || blocks.kernel_has_packets()) return false;
+    direct_ = frames;
+  }
+  merge_.bypassed(direct_ == &blocks ? 0 : frames_of(0), direct_->header(0));
+  return direct_->open();
+}
+
+void pcapv3_aggregate::give_back_direct() {
+  pcapv3::Source* const source = std::exchange(direct_, nullptr);
+  if (source == &ports_[0]->source()) {
+    ports_[0]->close_block();
+  } else {
+    source->close();
+  }
+}
+
+int pcapv3_aggregate::direct_error() {
+  pcap_linux_error(handle_, ports_[0]->corrupt_block(direct_->cursor(), direct_->index()));
+  give_back_direct();
+  if (watched_) wait_.stay_awake();
+  return PCAP_ERROR;
+}
+
+// ---- Waiting ----
 
 /// Takes the events that there are, and waits up to `wait_ns` for one; `some` tells whether there
 /// were any. False, with the handle's error text, if it can't.
@@ -205,8 +301,7 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   }
   some = events.some;
   collected_ns_ = pcapv3::realtime_ns();
-  check_ports(events);
-  return true;
+  return check_ports(events);
 }
 
 /// A reader that never has to wait learns of events now and then.
@@ -241,6 +336,11 @@ std::uint64_t pcapv3_aggregate::until_next() const {
     when = gone_ns_ + window_ns_;
   }
   if (unread_ != 0) when = std::min(when, pcapv3::realtime_ns() + kUnreadNs);
+  for (unsigned i = 0; i < count_; ++i) {
+    const std::uint64_t now_ns = has_frames(i) ? pcapv3::realtime_ns() : 0;
+    const std::uint64_t left_ns = ports_[i]->until_frames(now_ns);
+    if (left_ns != pcapv3::Wait::kForEver) when = std::min(when, now_ns + left_ns);
+  }
   if (give_up_ns_ != 0) when = std::min(when, give_up_ns_);
   return when == pcapv3::Wait::kForEver ? when : until(when);
 }
@@ -333,18 +433,21 @@ int pcapv3_aggregate::lend(pcap_v3_block** block) {
 
 /// The merge has no place at which one could change over to blocks, but when it holds none.
 bool pcapv3_aggregate::leave_merge() {
+  give_back_spent();
+  if (direct_ != nullptr && direct_->cursor().done()) give_back_direct();
+  if (direct_ == &ports_[0]->source()) direct_ = nullptr;  // the rest of it can be taken
+  bool left = direct_ != nullptr;
   for (unsigned i = 0; i < count_; ++i) {
-    while (merge_.is_spent(i)) {
-      ports_[i]->close_block();
-      merge_.gave_back(i);
-    }
-    if (merge_.is_closed(i)) continue;
-    pcap_linux_error(handle_,
-                     "packets of several ports are being read in time order: blocks can't be taken "
-                     "before all that have come were read");
-    return false;
+    left |= !merge_.is_closed(i);
+    if (!has_frames(i)) continue;
+    const pcapv3::FrameRing& frames = *ports_[i]->frames();
+    left |= !merge_.is_closed(frames_of(i)) || frames.source().has(0) || frames.has_frame();
   }
-  return true;
+  if (!left) return true;
+  pcap_linux_error(handle_,
+                   "packets of several rings are being read in time order: blocks can't be taken "
+                   "before all that have come were read");
+  return false;
 }
 
 /// False, with the handle's error text, when no port can bring a block any more; see has_ports().
@@ -362,8 +465,9 @@ bool pcapv3_aggregate::may_have_blocks() {
 // ---- Ports that come and go ----
 
 /// Looks after the ports as far as events tell of them. A port whose interface is gone stays, with
-/// its socket and what is in its ring.
-void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
+/// its socket and what is in its ring. False, with the handle's error text, if a lone one is gone.
+bool pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
+  if (lone_) return (!events.links && events.troubled == 0) || check_lone();
   for (unsigned i = 0; i < count_; ++i) {
     const bool troubled = (events.troubled & bit(i)) != 0;
     if (!events.links && !troubled && (unread_ & bit(i)) == 0) continue;
@@ -381,6 +485,16 @@ void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
       gone_ &= ~bit(i);
     }
   }
+  return true;
+}
+
+/// As stock code does, once its descriptor has an error.
+bool pcapv3_aggregate::check_lone() {
+  ports_[0]->clear_frames_error();
+  const int status = pcap_linux_check(handle_);
+  // The break is this loop's to see.
+  if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;
+  return status != PCAP_ERROR;
 }
 
 /// Whether nothing is left in the ring of a port that is gone; see has_ports().

@@ -1,8 +1,10 @@
-// Several ports read as one: the module's half of a handle on eth1,eth2.
+// Several rings read as one: the module's half of a handle on eth1,eth2, and of one in immediate
+// mode, whose port has two rings (frame_ring.h).
 //
-// Its ports are ordinary ones, each with a stock handle that opened it, has its filter and tells
+// The ports are ordinary ones, each with a stock handle that opened it, has its filter and tells
 // its statistics. Here they are read: blocks go through the merge (merge.h), and its packets
-// through one delivery into the program's callback.
+// through one delivery into the program's callback. Where there is one port, packets are nearly
+// always in one of its two rings only; then its blocks are read as if there were no other.
 //
 // An interface can go away while others go on. Its port stays, and is bound to an interface of the
 // same name when there is one again. The stock handles are compat/aggregate.c's: it is asked to.
@@ -24,8 +26,12 @@
 
 struct pcapv3_aggregate {
  public:
-  pcapv3_aggregate(pcap_t* handle, volatile std::sig_atomic_t* break_flag)
-      : handle_(handle), break_flag_(break_flag), delivery_(break_flag, counters_) {}
+  /// `lone`: it has one port, whose handle `handle` is; else that is one over the ports' handles.
+  pcapv3_aggregate(pcap_t* handle, volatile std::sig_atomic_t* break_flag, bool lone)
+      : handle_(handle),
+        break_flag_(break_flag),
+        lone_(lone),
+        delivery_(break_flag, counters_) {}
   pcapv3_aggregate(const pcapv3_aggregate&) = delete;
   pcapv3_aggregate& operator=(const pcapv3_aggregate&) = delete;
 
@@ -44,8 +50,15 @@ struct pcapv3_aggregate {
 
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
   void set_endless(bool endless) { endless_ = endless; }
+  /// After which a read returns without a packet, in milliseconds.
+  void set_timeout(int timeout_ms) {
+    timeout_ns_ = static_cast<std::uint64_t>(timeout_ms) * 1'000'000;
+  }
   int descriptor() const { return wait_.descriptor(); }
   void watch_descriptor();
+  /// No more packets come as frames, though there may be some. Returns whether none ever did, and
+  /// nobody waits on the descriptor, so that a lone port can be read without this.
+  bool settle();
   bool hides_descriptor(int timeout_ms);
   std::uint32_t most_retire_ms() const;
 
@@ -60,7 +73,20 @@ struct pcapv3_aggregate {
   void wake() { wait_.wake(); }
 
  private:
+  static constexpr unsigned kMostPorts = PCAPV3_MOST_PORTS;
+  static_assert(2 * kMostPorts <= pcapv3::Merge::kMostPorts);
+
   bool fans_out() const { return settings_.fanout.text != nullptr; }
+  /// The merge's number for a port's ring of frames; that of its blocks is the port's.
+  unsigned frames_of(unsigned port) const { return lone_ ? 1 : kMostPorts + port; }
+  unsigned port_of(unsigned ring) const { return lone_ ? 0 : ring % kMostPorts; }
+  bool has_frames(unsigned port) const { return ports_[port]->frames() != nullptr; }
+  void begin_frames();
+  void drop_frames(unsigned port);
+  void give_back_spent();
+  void give_back_direct();
+  bool find_direct(bool has_block);
+  int direct_error();
   void look();
   int corrupt_block();
   bool collect(std::uint64_t wait_ns, bool& some);
@@ -69,7 +95,8 @@ struct pcapv3_aggregate {
   int leave(int status);
   void set_cap();
   bool look_after_ports();
-  void check_ports(const pcapv3::Wait::Events& events);
+  bool check_ports(const pcapv3::Wait::Events& events);
+  bool check_lone();
   bool is_read(unsigned index);
   bool bind_again(unsigned index);
   bool has_ports();
@@ -77,21 +104,23 @@ struct pcapv3_aggregate {
   int lend(pcap_v3_block** block);
   bool may_have_blocks();
   std::uint64_t all() const {
-    return count_ == 0 ? 0 : ~std::uint64_t{0} >> (pcapv3::Merge::kMostPorts - count_);
+    return count_ == 0 ? 0 : ~std::uint64_t{0} >> (kMostPorts - count_);
   }
 
   pcap_t* const handle_;
   volatile std::sig_atomic_t* const break_flag_;
+  const bool lone_;
   pcapv3::ErrorText error_;
   pcapv3::Settings settings_;
   pcapv3::Log debug_;
   pcapv3::Merge merge_;
   pcapv3::Counters counters_;  // nothing's: each port has its own
   pcapv3::Delivery delivery_;
+  pcapv3::Source* direct_ = nullptr;  // of the lone port, whose block is read past the merge
   pcapv3::Wait wait_;
   pcapv3::Drain drain_;
-  pcapv3_port* ports_[pcapv3::Merge::kMostPorts] = {};
-  int sockets_[pcapv3::Merge::kMostPorts] = {};
+  pcapv3_port* ports_[kMostPorts] = {};
+  int sockets_[kMostPorts] = {};
   unsigned count_ = 0;
   std::uint64_t gone_ = 0;          // ports, by bit, that have no interface
   std::uint64_t unread_ = 0;        // of these, those that still have packets

@@ -5,11 +5,16 @@
 
 namespace pcapv3 {
 
-std::size_t summarize(const Counters& c, const char* device, bool several_ports, char* text,
-                      std::size_t room) {
+std::size_t summarize(const Counters& c, const char* device, bool merged, bool two_rings,
+                      char* text, std::size_t room) {
   using Number = unsigned long long;
   char late[32] = "";
-  if (several_ports) std::snprintf(late, sizeof(late), ", late %llu", Number{c.late});
+  if (merged) std::snprintf(late, sizeof(late), ", late %llu", Number{c.late});
+  char frames[64] = "";
+  if (two_rings) {
+    std::snprintf(frames, sizeof(frames), ", frames %llu, switches %llu", Number{c.frames},
+                  Number{c.switches});
+  }
   char lent[96] = "";
   if (c.most_out != 0) {
     std::snprintf(lent, sizeof(lent), ", unwalked %llu, blocks out %llu, most out %llu",
@@ -18,10 +23,10 @@ std::size_t summarize(const Counters& c, const char* device, bool several_ports,
   const int length = std::snprintf(
       text, room,
       "%s: received %llu, dropped %llu, delivered %llu, filtered %llu, other direction %llu, "
-      "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu%s%s",
+      "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu%s%s%s",
       device, Number{c.received}, Number{c.dropped}, Number{c.delivered}, Number{c.filtered},
       Number{c.other_way}, Number{c.corrupt}, Number{c.undelivered()}, Number{c.blocks},
-      Number{c.freezes}, late, lent);
+      Number{c.freezes}, late, frames, lent);
   return std::min(static_cast<std::size_t>(std::max(length, 0)), room - 1);
 }
 

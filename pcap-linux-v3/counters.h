@@ -20,6 +20,10 @@ struct Counters {
   std::uint64_t late = 0;       ///< In a merge, came when a younger one had been passed on.
   std::uint64_t blocks = 0;     ///< Blocks read.
 
+  // Of a port in immediate mode that has two rings.
+  std::uint64_t frames = 0;    ///< Packets that came by the ring of frames.
+  std::uint64_t switches = 0;  ///< Times that it changed over from one to the other.
+
   // Of blocks that were lent to the program.
   std::uint64_t unwalked = 0;  ///< Packets that were given back without having been looked at.
   std::uint64_t out = 0;       ///< Blocks that are not back.
@@ -35,9 +39,10 @@ struct Counters {
 };
 
 /// Writes the summary of `counters`, a line without its end, for `device`. Returns its length, at
-/// most `room` - 1. Only packets of several ports can be late: of others it is not told. What is of
-/// lent blocks is told when there were any.
-std::size_t summarize(const Counters& counters, const char* device, bool several_ports, char* text,
-                      std::size_t room);
+/// most `room` - 1. Only packets that were `merged` can be late, and only a port with a ring of
+/// frames (`two_rings`) has these: of others it is not told. What is of lent blocks is told when
+/// there were any.
+std::size_t summarize(const Counters& counters, const char* device, bool merged, bool two_rings,
+                      char* text, std::size_t room);
 
 }  // namespace pcapv3

@@ -5,10 +5,12 @@
 #include <linux/if_packet.h>
 #include <sys/auxv.h>
 #include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 
 #include "machine.h"
 
@@ -34,11 +36,49 @@ struct Arguments {
   std::uint32_t most_members;
 };
 
+/// Limits of members from 257 on, because what others ask for, by not asking, is 256. The kernel has
+/// 8 bytes for each.
+constexpr std::uint32_t kLeastMembers = 257;
+constexpr std::uint32_t kMembersSpan = 3840;
+
 std::uint32_t mix(
     std::uint32_t bits) {  // MurmurHash3's last step: every bit counts for every other
   bits = (bits ^ bits >> 16) * 0x85ebca6b;
   bits = (bits ^ bits >> 13) * 0xc2b2ae35;
   return bits ^ bits >> 16;
+}
+
+/// The members of a pair. They are numbered as they join, and anew in the order in which their
+/// sockets were made when the interface was down and comes up (af_packet.c: packet_notifier): both
+/// is this order.
+constexpr std::uint32_t kBlocksMember = 0;
+constexpr std::uint32_t kFramesMember = 1;
+
+/// The packets of a group go to its member number `member`.
+bool choose(int socket, std::uint32_t member) {
+  sock_filter always = {BPF_RET | BPF_K, 0, 0, member};
+  const sock_fprog program = {1, &always};
+  return setsockopt(socket, SOL_PACKET, PACKET_FANOUT_DATA, &program, sizeof(program)) == 0;
+}
+
+/// Gives a socket that is shut `filter`, or none if it is empty.
+bool open_filter(int socket, const sock_fprog& filter) {
+  const int option = filter.len == 0 ? SO_DETACH_FILTER : SO_ATTACH_FILTER;
+  return setsockopt(socket, SOL_SOCKET, option, &filter, sizeof(filter)) == 0;
+}
+
+bool copy_option(int from, int to, int option) {
+  int value = 0;
+  socklen_t length = sizeof(value);
+  return getsockopt(from, SOL_PACKET, option, &value, &length) == 0 &&
+         setsockopt(to, SOL_PACKET, option, &value, length) == 0;
+}
+
+int join(int socket, std::uint16_t id, std::uint32_t mode, std::uint32_t most_members) {
+  const Arguments arguments = {mode << 16 | id, most_members};
+  const socklen_t length =
+      kernel_is_at_least(5, 11) ? sizeof(arguments) : sizeof(arguments.id_and_mode);
+  return setsockopt(socket, SOL_PACKET, PACKET_FANOUT, &arguments, length);
 }
 
 }  // namespace
@@ -75,9 +115,7 @@ FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user) {
   const std::uint32_t place = mix(mix(interface) ^ user ^ (group & 0x8000u));
   FanoutGroup result;
   result.id = static_cast<std::uint16_t>(0x8000u | ((place ^ group) & 0x7fffu));
-  // From 257 on, because what others ask for, by not asking, is 256. The kernel has 8 bytes for
-  // each.
-  result.most_members = 257 + mix(place ^ (std::uint32_t{group} << 16)) % 3840;
+  result.most_members = kLeastMembers + mix(place ^ (std::uint32_t{group} << 16)) % kMembersSpan;
   return result;
 }
 
@@ -91,13 +129,9 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
   // The socket's own PACKET_IGNORE_OUTGOING has no effect in a group. Kernels that do not know the
   // flag take it and do nothing about it; the reader drops those copies then.
   if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-  const Arguments arguments = {mode << 16 | group.id, group.most_members};
-  const socklen_t length =
-      kernel_is_at_least(5, 11) ? sizeof(arguments) : sizeof(arguments.id_and_mode);
-  if (setsockopt(socket, SOL_PACKET, PACKET_FANOUT, &arguments, length) == 0) {
+  if (join(socket, group.id, mode, group.most_members) == 0) {
     // Right after it: the member's share is lost to all until then.
-    const int option = filter.len == 0 ? SO_DETACH_FILTER : SO_ATTACH_FILTER;
-    if (setsockopt(socket, SOL_SOCKET, option, &filter, sizeof(filter)) == 0) return true;
+    if (open_filter(socket, filter)) return true;
     return error.set("can't change the filter: %s", std::strerror(errno));
   }
   const int reason = errno;
@@ -117,6 +151,33 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
                    device, std::strerror(reason));
 }
 
+bool join_pair(int blocks, int frames, bool loopback) {
+  std::uint32_t mode = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_ROLLOVER;
+  if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+  // A number that is nobody's. PACKET_FANOUT_FLAG_UNIQUEID would find one, but a small one, such as
+  // other programs take without asking.
+  static std::atomic<std::uint32_t> pairs{0};
+  for (int attempts = 0; attempts < 16; ++attempts) {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    const std::uint32_t number =
+        mix(mix(static_cast<std::uint32_t>(getpid()) ^ static_cast<std::uint32_t>(now.tv_nsec)) +
+            pairs++);
+    const auto id = static_cast<std::uint16_t>(0x8000u | number);
+    const std::uint32_t most_members = kLeastMembers + (number >> 16) % kMembersSpan;
+    if (join(blocks, id, mode, most_members) == 0) {
+      return choose_frames(blocks) && join(frames, id, mode, most_members) == 0 &&
+             open_filter(frames, {});
+    }
+    if (errno != EINVAL) return false;  // which is what it says of a group that there is
+  }
+  return false;
+}
+
+bool choose_blocks(int socket) { return choose(socket, kBlocksMember); }
+
+bool choose_frames(int socket) { return choose(socket, kFramesMember); }
+
 bool shut(int socket) {
   sock_filter reject = {BPF_RET | BPF_K, 0, 0, 0};
   const sock_fprog program = {1, &reject};
@@ -131,15 +192,10 @@ bool get_filter(int socket, sock_fprog& filter) {
 }
 
 bool copy_options(int from, int to) {
-  for (const int option : {PACKET_VERSION, PACKET_RESERVE, PACKET_TIMESTAMP}) {
-    int value = 0;
-    socklen_t length = sizeof(value);
-    if (getsockopt(from, SOL_PACKET, option, &value, &length) != 0 ||
-        setsockopt(to, SOL_PACKET, option, &value, length) != 0) {
-      return false;
-    }
-  }
-  return true;
+  return copy_option(from, to, PACKET_VERSION) && copy_option(from, to, PACKET_RESERVE) &&
+         copy_stamps(from, to);
 }
+
+bool copy_stamps(int from, int to) { return copy_option(from, to, PACKET_TIMESTAMP); }
 
 }  // namespace pcapv3

@@ -44,6 +44,15 @@ FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user);
 bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopback,
                  const char* device, const sock_fprog& filter, ErrorText& error);
 
+/// Has the packets of `blocks` go to `frames` for as long as that has room, in a group that the two
+/// have for themselves (PACKET_FANOUT_FLAG_ROLLOVER). Both have their rings and are bound alike;
+/// `frames` is shut, and has no room yet. False, with errno: `blocks` may be in a group by itself.
+bool join_pair(int blocks, int frames, bool loopback);
+/// Has all their packets go to the one, or to the other for as long as it has room, as at first;
+/// `socket` is either. Takes the kernel some milliseconds. False, with errno.
+bool choose_blocks(int socket);
+bool choose_frames(int socket);
+
 /// Keeps all packets out of `socket`.
 bool shut(int socket);
 
@@ -51,7 +60,9 @@ bool shut(int socket);
 /// with errno, if it can't be had.
 bool get_filter(int socket, sock_fprog& filter);
 
-/// Gives `to` what a ring's packets depend on, as `from` has it. False, with errno.
+/// Gives `to` what a ring's packets depend on, as `from` has it; and only what they are stamped by.
+/// False, with errno.
 bool copy_options(int from, int to);
+bool copy_stamps(int from, int to);
 
 }  // namespace pcapv3

@@ -29,6 +29,7 @@ void Intake::cut_at(std::uint32_t bytes) {
   const sock_fprog program = {1, &accept};
   // Where it fails, the reader cuts.
   (void)setsockopt(socket_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+  (void)setsockopt(second_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
 }  // namespace pcapv3

@@ -11,7 +11,10 @@ namespace pcapv3 {
 
 class Intake {
  public:
-  explicit Intake(int socket = -1) : socket_(socket) {}
+  /// What `socket`, or both, take in.
+  explicit Intake(int socket = -1, int second = -1) : socket_(socket), second_(second) {}
+
+  void forget_second() { second_ = -1; }
 
   /// Keeps outgoing packets out of the ring, or lets them in again (PACKET_IGNORE_OUTGOING, Linux
   /// 4.20). For captures of incoming packets only, and for lo, which hands each packet sent back as
@@ -25,6 +28,7 @@ class Intake {
 
  private:
   int socket_;
+  int second_;
   bool ignoring_ = false;
 };
 

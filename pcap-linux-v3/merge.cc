@@ -16,6 +16,11 @@ Stamp minus(Stamp stamp, std::uint64_t ns) {
   return from > ns ? stamp_of(from - ns) : 0;
 }
 
+/// Of the last packet (af_packet.c: prb_close_block).
+Stamp last_stamp(const tpacket_hdr_v1& header) {
+  return Stamp{header.ts_last_pkt.ts_sec} << 32 | header.ts_last_pkt.ts_nsec;
+}
+
 /// When the kernel opened the block, which may be just now.
 Stamp opened(const tpacket_hdr_v1& header) {
   return Stamp{__atomic_load_n(&header.ts_first_pkt.ts_sec, __ATOMIC_RELAXED)} << 32 |
@@ -103,8 +108,7 @@ void Merge::open_block(Feed& feed) {
   const tpacket_hdr_v1& header = feed.source->header(slot);
   feed.next_sequence = header.seq_num + 1;
   feed.stretches[slot] = 1;
-  // The last packet's (af_packet.c: prb_close_block). What the scan finds is added.
-  feed.newest[slot] = Stamp{header.ts_last_pkt.ts_sec} << 32 | header.ts_last_pkt.ts_nsec;
+  feed.newest[slot] = last_stamp(header);  // what the scan finds is added
   if (feed.scanned == slot) feed.scan = feed.source->packets(slot);
 }
 
@@ -278,6 +282,11 @@ void Merge::gave_back(unsigned port) {
   }
 }
 
+void Merge::bypassed(unsigned port, const tpacket_hdr_v1& header) {
+  feeds_[port].next_sequence = header.seq_num + 1;
+  passed_ = std::max(passed_, last_stamp(header));
+}
+
 // ---- What can still come ----
 
 void Merge::look(std::uint64_t now_ns) {
@@ -328,12 +337,12 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
                       __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
     feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) == 0;
     if (feed.empty) {
-      complete = minus(now, kDisorderNs);
+      complete = minus(now, disorder_ns_);
     } else {
       const Stamp at = opened(header);
       // Read twice, because seconds and nanoseconds are written one after the other.
       if (at == opened(header) && at <= now) {
-        complete = minus(at, kDisorderNs);
+        complete = minus(at, disorder_ns_);
       }
       complete = std::max(complete, minus(now, window_ns_));
     }
@@ -349,7 +358,7 @@ std::uint64_t Merge::ripe_ns() const {
   for (unsigned port = 0; port < ports_; ++port) {
     const Feed& feed = feeds_[port];
     if (feed.source == nullptr || feed.complete >= head) continue;
-    wait = std::max(wait, feed.empty ? kDisorderNs : window_ns_);
+    wait = std::max(wait, feed.empty ? disorder_ns_ : window_ns_);
   }
   return ns_of(head) + wait;
 }

@@ -46,7 +46,8 @@ namespace pcapv3 {
 
 class Merge {
  public:
-  static constexpr unsigned kMostPorts = 64;
+  /// Twice as many as an aggregate has: in immediate mode a port has two rings, each a port here.
+  static constexpr unsigned kMostPorts = 128;
   /// How much older a packet's stamp can be than one that is before it in the ring, in nanoseconds.
   static constexpr std::uint64_t kDisorderNs = 1'000'000;
 
@@ -57,6 +58,9 @@ class Merge {
 
   /// The longest that a packet waits for those of other ports, in nanoseconds.
   void set_window(std::uint64_t window_ns) { window_ns_ = window_ns; }
+  /// All packets come by one interface: what is in one ring's place before what is in the other's
+  /// has been stamped before it, as it would have been in a ring for both.
+  void set_one_interface() { disorder_ns_ = 0; }
 
   /// Takes in the port with the number `port`, below kMostPorts. What is given with it must live as
   /// long as packets are taken: its filter, and the counters, which get its late packets. False if
@@ -150,6 +154,9 @@ class Merge {
 
   /// Whoever reads has taken a block that is not open here: what is known of the next is no more.
   void skipped(unsigned port) { feeds_[port].next_sequence = 0; }
+  /// Whoever reads is about to read the next block itself, in its turn: all before it is past, and
+  /// nothing open.
+  void bypassed(unsigned port, const tpacket_hdr_v1& header);
 
   /// Whether packets are held that may not go yet.
   bool holds() const { return size_ != 0; }
@@ -231,6 +238,7 @@ class Merge {
   void find_complete(Feed& feed, std::uint64_t now_ns);
 
   std::uint64_t window_ns_ = 25'000'000;
+  std::uint64_t disorder_ns_ = kDisorderNs;  // of packets of different ports
   Feed feeds_[kMostPorts];
   unsigned ports_ = 0;  // one more than the highest port's number
   Head* heap_ = nullptr;

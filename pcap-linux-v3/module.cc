@@ -25,6 +25,15 @@ pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error) {
 void pcapv3_close(pcapv3_port* port) { delete port; }
 int pcapv3_keeps_books(const pcapv3_port* port) { return port->keeps_books() ? 1 : 0; }
 int pcapv3_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
+int pcapv3_adapts(const pcapv3_port* port) { return port->adapts() ? 1 : 0; }
+int pcapv3_add_frames(pcapv3_port* port, int frames, int cooked) {
+  return port->add_frames(frames, cooked != 0) ? 0 : -1;
+}
+int pcapv3_join_frames(pcapv3_port* port, int fd, int loopback) {
+  return port->join_frames(fd, loopback != 0) ? 0 : -1;
+}
+void pcapv3_drop_frames(pcapv3_port* port) { port->drop_frames(); }
+int pcapv3_frames_socket(const pcapv3_port* port) { return port->frames_socket(); }
 int pcapv3_fans_out(const pcapv3_port* port) { return port->fans_out() ? 1 : 0; }
 int pcapv3_shut(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
 int pcapv3_join_fanout(pcapv3_port* port, int fd, int index, int loopback) {
@@ -71,8 +80,8 @@ int pcapv3_listed_aggregate(const char** at, pcapv3_port_names* names, char* nam
 }
 
 pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,
-                                        char* error) {
-  auto* aggregate = new pcapv3_aggregate(handle, break_flag);
+                                        int lone, char* error) {
+  auto* aggregate = new pcapv3_aggregate(handle, break_flag, lone != 0);
   if (aggregate == nullptr) {
     std::snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a list of ports");
     return nullptr;
@@ -104,6 +113,10 @@ void pcapv3_aggregate_set_nonblocking(pcapv3_aggregate* aggregate, int nonblocki
 void pcapv3_aggregate_set_endless(pcapv3_aggregate* aggregate, int endless) {
   aggregate->set_endless(endless != 0);
 }
+void pcapv3_aggregate_set_timeout(pcapv3_aggregate* aggregate, int timeout_ms) {
+  aggregate->set_timeout(timeout_ms);
+}
+int pcapv3_aggregate_settle(pcapv3_aggregate* aggregate) { return aggregate->settle() ? 1 : 0; }
 int pcapv3_aggregate_descriptor(const pcapv3_aggregate* aggregate) {
   return aggregate->descriptor();
 }

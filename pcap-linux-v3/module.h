@@ -35,8 +35,21 @@ void pcapv3_close(struct pcapv3_port* port);
 /* Whether a summary was asked for. */
 int pcapv3_keeps_books(const struct pcapv3_port* port);
 
-/* Whether a handle in immediate mode is to use V3 here. */
+/* Whether a handle in immediate mode is to use V3 here; and whether it is to have a ring of frames
+ * besides (frame_ring.h). */
 int pcapv3_takes_immediate(const struct pcapv3_port* port);
+int pcapv3_adapts(const struct pcapv3_port* port);
+
+/*
+ * Gives a port that has its ring, on socket `fd`, that other one: first on `frames`, a socket of the
+ * same type that is not bound yet and the port's to close from then on; and when that is bound like
+ * the first. Each is 0, or -1 with the debug log told: the port does without.
+ */
+int pcapv3_add_frames(struct pcapv3_port* port, int frames, int cooked);
+int pcapv3_join_frames(struct pcapv3_port* port, int fd, int loopback);
+void pcapv3_drop_frames(struct pcapv3_port* port);
+/* That socket; -1 if there is none (any more). */
+int pcapv3_frames_socket(const struct pcapv3_port* port);
 
 /*
  * Whether the handle is to share an interface's packets with others. If so, its socket is shut
@@ -120,7 +133,7 @@ int pcapv3_has_lent(const struct pcapv3_port* port);
 /* A line for the debug log: this handle is a stock one, because of `why`. */
 void pcapv3_say_stock(struct pcapv3_port* port, const char* why);
 
-/* ---- Aggregates ---- */
+/* ---- Aggregates, and ports with two rings, which are read as one of one port ---- */
 
 enum { PCAPV3_MOST_PORTS = 64, PCAPV3_NAME_BYTES = 16 /* IF_NAMESIZE */ };
 
@@ -144,9 +157,10 @@ int pcapv3_listed_aggregate(const char** at, struct pcapv3_port_names* names, ch
 struct pcapv3_aggregate;
 
 /* Makes the module's half of an aggregate's handle, whose break flag is `break_flag`, and reads the
- * settings. NULL, with a text in `error` (PCAP_ERRBUF_SIZE bytes). */
+ * settings. With `lone` it is for one port, whose own handle it is. NULL, with a text in `error`
+ * (PCAP_ERRBUF_SIZE bytes). */
 struct pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,
-                                               char* error);
+                                               int lone, char* error);
 /* Closes its descriptors. The ports have been removed before. NULL is allowed. */
 void pcapv3_aggregate_close(struct pcapv3_aggregate* aggregate);
 const char* pcapv3_aggregate_error(const struct pcapv3_aggregate* aggregate);
@@ -166,6 +180,8 @@ void pcapv3_aggregate_remove(struct pcapv3_aggregate* aggregate, unsigned index)
 /* Whether reads never wait, and whether one waits until it has a packet, however long. */
 void pcapv3_aggregate_set_nonblocking(struct pcapv3_aggregate* aggregate, int nonblocking);
 void pcapv3_aggregate_set_endless(struct pcapv3_aggregate* aggregate, int endless);
+/* After which a read returns without a packet; 0: never. */
+void pcapv3_aggregate_set_timeout(struct pcapv3_aggregate* aggregate, int timeout_ms);
 
 /* For select(2), poll(2) and epoll(7): readable whenever a packet can be delivered. And whether the
  * program is one of those that are not to have it, whose reads return after `timeout_ms`, if that
@@ -175,6 +191,11 @@ int pcapv3_aggregate_hides_descriptor(struct pcapv3_aggregate* aggregate, int ti
 /* Tells that the program has been given the descriptor, which has to say from now on when it is
  * time to read. */
 void pcapv3_aggregate_watch_descriptor(struct pcapv3_aggregate* aggregate);
+
+/* Has all packets come as blocks from now on, for a program that does more with the socket than to
+ * read. Those that came as frames before are still read. Not 0 if there were none ever, and nobody
+ * has the descriptor: a lone port can be removed then and read by itself. */
+int pcapv3_aggregate_settle(struct pcapv3_aggregate* aggregate);
 
 /* As pcapv3_read(), pcapv3_take() and pcapv3_break(). After the break flag is set,
  * pcapv3_aggregate_wake() ends a wait; from any thread or in a signal handler. */

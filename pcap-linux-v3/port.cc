@@ -11,6 +11,7 @@
 #include <climits>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "aggregate.h"
 #include "compat/pcap_linux.h"
@@ -66,6 +67,7 @@ pcapv3_port::pcapv3_port(pcap_t* handle, const char* device)
 pcapv3_port::~pcapv3_port() {
   tell_books();
   if (program_ != nullptr) program_->let_go();
+  delete frames_;
   if (lender_ != nullptr) lender_->close(std::move(ring_));
 }
 
@@ -75,7 +77,7 @@ void pcapv3_port::tell_books() {
   // What has come for a member of a fan-out group in the meantime nobody else has got.
   if (books_closed_ && !fans_out()) counters_.received = closed_received_;
   char text[500];
-  pcapv3::summarize(counters_, device_, aggregate_ != nullptr, text, sizeof(text));
+  pcapv3::summarize(counters_, device_, merged_, has_frames_, text, sizeof(text));
   const pcapv3::Geometry& ring = ring_.geometry();
   stats_.line("%s, ring %u x %u KiB, retire timeout %u ms", text, ring.block_count,
               ring.block_bytes / 1024, ring.retire_ms);
@@ -93,12 +95,19 @@ bool pcapv3_port::takes_immediate() const {
       return false;
     case pcapv3::Settings::Immediate::kV3:
       return true;
-    case pcapv3::Settings::Immediate::kDefault:
+    case pcapv3::Settings::Immediate::kAdaptive:
+      if (adapts()) return true;
       break;
   }
   // From 6.18 on the retire timer is an hrtimer; before, it counts in jiffies, and a packet can
   // wait 4 to 8 ms for it (af_packet.c: prb_setup_retire_blk_timer).
   return pcapv3::kernel_is_at_least(6, 18);
+}
+
+bool pcapv3_port::adapts() const {
+  // CBPF fan-out is there from 4.3 on; a socket is in one group.
+  return settings_.immediate == pcapv3::Settings::Immediate::kAdaptive && !fans_out() &&
+         pcapv3::kernel_is_at_least(4, 3);
 }
 
 bool pcapv3_port::hides_descriptor() const {
@@ -188,7 +197,7 @@ void pcapv3_port::refresh() {
   pcap_linux_look(handle_, &view);
   if (!active_) {
     active_ = true;
-    intake_ = pcapv3::Intake(view.socket);
+    intake_ = pcapv3::Intake(view.socket, frames_socket());
     drain_.allow(settings_.drain && view.own_clock == 0);
     cut_at_ = cut_for(view, largest_packet_);
   }
@@ -216,11 +225,8 @@ void pcapv3_port::refresh() {
   filtering_old_blocks_ = view.filter_blocks != 0;
   endless_ = view.endless != 0;
   plan_ = plan;
-  if (aggregate_ != nullptr) {
-    aggregate_->follow_ports();
-  } else {
-    delivery_.follow(plan);
-  }
+  delivery_.follow(plan);
+  if (aggregate_ != nullptr) aggregate_->follow_ports();
 }
 
 void pcapv3_port::filter_set() {
@@ -395,6 +401,7 @@ bool pcapv3_port::closed_books(pcap_stat& stats) const {
 }
 
 void pcapv3_port::close_block() {
+  block_packets_ += source_.header(0).num_pkts;
   source_.close();
   leave_block();
 }
@@ -426,6 +433,127 @@ void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
   counters_.received += packets;
   counters_.dropped += drops;
   counters_.freezes += freezes;
+}
+
+// ---- Immediate mode by two rings ----
+
+bool pcapv3_port::add_frames(int frames, bool cooked) {
+  // As much as one sixteenth of the ring of blocks.
+  constexpr std::uint64_t kShare = 16;
+  frames_ = new pcapv3::FrameRing(cooked ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
+  if (frames_ == nullptr) {
+    close(frames);
+    return false;
+  }
+  if (frames_->create(frames, largest_packet_, ring_.geometry().ring_bytes() / kShare) &&
+      pcapv3::shut(frames)) {
+    return true;
+  }
+  debug_.line("%s: no ring of frames: %s", device_, std::strerror(errno));
+  drop_frames();
+  return false;
+}
+
+bool pcapv3_port::join_frames(int fd, bool loopback) {
+  if (!pcapv3::copy_stamps(fd, frames_->socket()) ||
+      !pcapv3::join_pair(fd, frames_->socket(), loopback)) {
+    debug_.line("%s: no ring of frames: %s", device_, std::strerror(errno));
+    drop_frames();
+    return false;
+  }
+  has_frames_ = true;
+  debug_.line("%s: TPACKET_V2 ring, %u frames of %u KiB", device_, frames_->frame_count(),
+              frames_->frame_bytes() / 1024);
+  return true;
+}
+
+void pcapv3_port::drop_frames() {
+  delete frames_;
+  frames_ = nullptr;
+  intake_.forget_second();
+}
+
+void pcapv3_port::take_frames(std::uint64_t now_ns) {
+  const unsigned came = frames_->take();
+  counters_.frames += came;
+  if (settled_) return;
+  if (!frames_->used()) frames_->let_go();
+  const bool busy = pace_.busy();
+  if (busy && source_.has(0)) return;  // it lags behind: the clock says nothing
+  const bool full = came >= frames_->frame_count() - frames_->frame_count() / 4;
+  const std::uint64_t packets = busy ? std::exchange(block_packets_, 0) : came;
+  if (!pace_.count(packets, full, now_ns)) {
+    if (busy && !bypassed_) consider_bypass(now_ns);
+    return;
+  }
+  ++counters_.switches;
+  block_packets_ = 0;
+  if (pace_.busy()) {
+    frames_->hold();
+    busy_since_ns_ = now_ns;
+    busy_since_block_ = counters_.blocks;
+  } else {
+    frames_->let_go();
+    if (bypassed_) (void)pcapv3::choose_frames(frames_->socket());
+    bypassed_ = false;
+  }
+}
+
+/// To find the ring of frames full costs the kernel some 0.2 us a packet, and leaves a quarter of the
+/// ring of blocks unused. When that goes on, it is told to ask it no more. Meanwhile nobody reads:
+/// the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c: __fanout_set_data_bpf waits for RCU),
+/// and again to go back.
+void pcapv3_port::consider_bypass(std::uint64_t now_ns) {
+  constexpr std::uint64_t kAfterNs = 100 * kNsPerMs;
+  constexpr unsigned kMostRings = 2;  // filled in that time: one lasts for 50 ms at least
+  if (now_ns - busy_since_ns_ < kAfterNs) return;
+  bypassed_ = counters_.blocks - busy_since_block_ <= kMostRings * source_.block_count() &&
+              pcapv3::choose_blocks(frames_->socket());
+  busy_since_ns_ = now_ns;
+  busy_since_block_ = counters_.blocks;
+}
+
+std::uint64_t pcapv3_port::until_frames(std::uint64_t now_ns) const {
+  return frames_ != nullptr && !settled_ && pace_.busy() ? pace_.left_ns(now_ns) : kForever;
+}
+
+void pcapv3_port::relieve(int socket) {
+  // The kernel has noted once that less than a quarter of the ring was free, and passes on nothing
+  // from the ring of frames until poll(2) finds that there is more (af_packet.c:
+  // fanout_demux_rollover, packet_rcv_try_clear_pressure).
+  const bool half_full = source_.has(source_.block_count() / 2);
+  if (!half_full && !pressed_) return;
+  pressed_ = half_full;
+  pollfd look = {socket, POLLIN, 0};
+  (void)poll(&look, 1, 0);
+}
+
+bool pcapv3_port::settle() {
+  if (frames_ == nullptr) return true;
+  if (!frames_->used()) {
+    drop_frames();
+    has_frames_ = merged_ = false;
+    return true;
+  }
+  if (!settled_) (void)pcapv3::choose_blocks(frames_->socket());
+  settled_ = true;
+  debug_.line("%s: one ring from now on", device_);
+  return false;
+}
+
+/// Else each packet's event has it.
+void pcapv3_port::clear_frames_error() {
+  int error;
+  socklen_t length = sizeof(error);
+  if (frames_ != nullptr) {
+    (void)getsockopt(frames_->socket(), SOL_SOCKET, SO_ERROR, &error, &length);
+  }
+}
+
+int pcapv3_port::deliver_from(pcapv3::Source& source, int most, pcap_handler callback,
+                              u_char* user) {
+  return &source == &source_ ? deliver_block(most, callback, user)
+                             : delivery_.run(source.cursor(), most, callback, user);
 }
 
 // ---- Lending blocks ----

@@ -18,10 +18,12 @@
 #include "delivery.h"
 #include "drain.h"
 #include "error.h"
+#include "frame_ring.h"
 #include "intake.h"
 #include "lending.h"
 #include "log.h"
 #include "module.h"
+#include "pace.h"
 #include "ring.h"
 #include "settings.h"
 #include "source.h"
@@ -42,11 +44,18 @@ struct pcapv3_port {
   // Setting up.
   bool open();
   bool keeps_books() const { return stats_.on(); }
+  /// Whether immediate mode is to be V3's, and whether it is to have a ring of frames besides.
   bool takes_immediate() const;
+  bool adapts() const;
   bool fans_out() const { return settings_.fanout.text != nullptr; }
   bool shut(int fd);
   bool join_fanout(int fd, int index, bool loopback);
   bool renew(int fd, int spare, int index, bool loopback);
+  /// Makes a second ring, of frames, on `frames`, which is the port's from then on.
+  bool add_frames(int frames, bool cooked);
+  /// Has packets of `fd` and that ring, both bound, come by one or the other. False: it is gone.
+  bool join_frames(int fd, bool loopback);
+  int frames_socket() const { return frames_ != nullptr ? frames_->socket() : -1; }
   int make_ring(int fd, const pcapv3_wish& wish);
   void refresh();
   void filter_set();
@@ -78,11 +87,31 @@ struct pcapv3_port {
 
   // Being read by an aggregate.
   /// From now on it is `aggregate`'s, which is told of every new plan.
-  void join(pcapv3_aggregate& aggregate) { aggregate_ = &aggregate; }
+  void join(pcapv3_aggregate& aggregate) {
+    aggregate_ = &aggregate;
+    merged_ = true;
+  }
+  /// Now it reads itself again.
+  void leave() { aggregate_ = nullptr; }
   const pcapv3::Plan& plan() const { return plan_; }
   pcapv3::Source& source() { return source_; }
   pcapv3::Counters& counters() { return counters_; }
   const char* device() const { return device_; }
+  /// The ring of frames, of a port in immediate mode; null: it has none.
+  pcapv3::FrameRing* frames() { return frames_; }
+  /// Takes in what has come there, and changes over if it is time. `now_ns` as pace.h wants it.
+  void take_frames(std::uint64_t now_ns);
+  /// How long until time alone makes it change over, in nanoseconds; ~0: never.
+  std::uint64_t until_frames(std::uint64_t now_ns) const;
+  /// Has the kernel see that there is room for blocks again; to be called at each look.
+  void relieve(int socket);
+  /// No more packets come as frames. Returns whether none ever did: the ring is gone already.
+  bool settle();
+  bool is_settled() const { return settled_; }
+  void clear_frames_error();
+  void drop_frames();
+  /// Delivers from the open block of `source`, one of the port's two.
+  int deliver_from(pcapv3::Source& source, int most, pcap_handler callback, u_char* user);
   /// Tells the kernel what the first read does (intake.h).
   void begin_read();
   /// Gives back the oldest block.
@@ -95,6 +124,7 @@ struct pcapv3_port {
  private:
   enum class Rest { kBlock, kNothing, kNotYet };
 
+  void consider_bypass(std::uint64_t now_ns);
   int read_blocks(int most, int delivered, pcap_handler callback, u_char* user);
   int wait();
   int wait_past_lent(std::uint64_t until_ns);
@@ -125,6 +155,16 @@ struct pcapv3_port {
   pcapv3::Delivery delivery_;
   pcapv3::Intake intake_;
   pcapv3::Drain drain_;
+  pcapv3::FrameRing* frames_ = nullptr;
+  pcapv3::Pace pace_;
+  std::uint64_t block_packets_ = 0;  // that came in blocks and pace_ does not know of
+  std::uint64_t busy_since_ns_ = 0;  // and the blocks read by then
+  std::uint64_t busy_since_block_ = 0;
+  bool bypassed_ = false;    // the kernel does not ask the ring of frames
+  bool has_frames_ = false;  // or had
+  bool settled_ = false;
+  bool pressed_ = false;  // the ring of blocks was half full
+  bool merged_ = false;  // its packets can have come late
   pcapv3::Lender* lender_ = nullptr;    // once a block was taken
   pcapv3::Program* program_ = nullptr;  // of the plan's filter, for blocks; null: not copied yet
   pcapv3::BlockWait block_wait_;

@@ -64,10 +64,15 @@ bool parse_on_off(const char* name, const char* value, bool& on, ErrorText& erro
 
 bool parse_immediate(const char* name, const char* value, Settings::Immediate& immediate,
                      ErrorText& error) {
-  if (!equal(value, "v2") && !equal(value, "v3")) {
-    return error.set("%s=%s: v2 or v3 is wanted", name, value);
+  if (equal(value, "adaptive")) {
+    immediate = Settings::Immediate::kAdaptive;
+  } else if (equal(value, "v3")) {
+    immediate = Settings::Immediate::kV3;
+  } else if (equal(value, "v2")) {
+    immediate = Settings::Immediate::kV2;
+  } else {
+    return error.set("%s=%s: adaptive, v3 or v2 is wanted", name, value);
   }
-  immediate = equal(value, "v3") ? Settings::Immediate::kV3 : Settings::Immediate::kV2;
   return true;
 }
 

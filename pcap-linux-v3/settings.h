@@ -19,12 +19,12 @@ struct ByteSetting {
 };
 
 struct Settings {
-  enum class Immediate { kDefault, kV2, kV3 };
+  enum class Immediate { kAdaptive, kV2, kV3 };
 
   ByteSetting buffer;                         ///< PCAPV3_BUFFER.
   ByteSetting block;                          ///< PCAPV3_BLOCK.
   std::uint32_t retire_ms = 0;                ///< PCAPV3_RETIRE; 0: not set.
-  Immediate immediate = Immediate::kDefault;  ///< PCAPV3_IMMEDIATE.
+  Immediate immediate = Immediate::kAdaptive;  ///< PCAPV3_IMMEDIATE.
   std::uint32_t window_ms = 0;                ///< PCAPV3_WINDOW; 0: not set.
   const char* ports = nullptr;                ///< PCAPV3_PORTS, not looked into.
   FanoutSetting fanout;                       ///< PCAPV3_FANOUT.

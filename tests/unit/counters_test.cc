@@ -36,7 +36,7 @@ TEST_CASE("the summary names every figure") {
   c.corrupt = 6;
   c.blocks = 7;
   char text[400];
-  const std::size_t length = summarize(c, "eth0", false, text, sizeof(text));
+  const std::size_t length = summarize(c, "eth0", false, false, text, sizeof(text));
   CHECK(std::string(text, length) ==
         "eth0: received 1000, dropped 1, delivered 3, filtered 4, other direction 5, corrupt 6, "
         "undelivered 981, blocks 7, freezes 2");
@@ -47,7 +47,7 @@ TEST_CASE("the summary of one of several ports tells of late packets") {
   for (const std::uint64_t late : {0, 8}) {
     c.late = late;
     char text[400];
-    const std::string_view summary(text, summarize(c, "eth0", true, text, sizeof(text)));
+    const std::string_view summary(text, summarize(c, "eth0", true, false, text, sizeof(text)));
     CHECK(summary.ends_with(", freezes 0, late " + std::to_string(late)));
   }
 }
@@ -58,13 +58,13 @@ TEST_CASE("the summary tells of blocks once some were lent") {
   c.out = 2;
   c.most_out = 3;
   char text[400];
-  const std::string_view summary(text, summarize(c, "eth0", false, text, sizeof(text)));
+  const std::string_view summary(text, summarize(c, "eth0", false, false, text, sizeof(text)));
   CHECK(summary.ends_with(", freezes 0, unwalked 1, blocks out 2, most out 3"));
 }
 
 TEST_CASE("a summary too long for its room is cut, not overrun") {
   char text[16] = "";
-  CHECK(summarize(Counters{}, "eth0", false, text, sizeof(text)) == 15);
+  CHECK(summarize(Counters{}, "eth0", false, false, text, sizeof(text)) == 15);
   CHECK(std::string(text) == "eth0: received ");
 }
 

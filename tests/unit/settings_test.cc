@@ -33,7 +33,7 @@ TEST_CASE("an environment without settings leaves the defaults") {
   CHECK(o.settings.buffer.bytes == 0);
   CHECK(o.settings.block.bytes == 0);
   CHECK(o.settings.retire_ms == 0);
-  CHECK(o.settings.immediate == Settings::Immediate::kDefault);
+  CHECK(o.settings.immediate == Settings::Immediate::kAdaptive);
   CHECK(o.settings.drain);
   CHECK(o.settings.stats == nullptr);
   CHECK(o.settings.debug == nullptr);

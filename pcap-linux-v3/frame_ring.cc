@@ -1,0 +1,196 @@
+#include "frame_ring.h"
+
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+
+#include "block.h"
+
+namespace pcapv3 {
+namespace {
+
+constexpr std::uint32_t kFewestFrames = 16;
+constexpr std::uint32_t kMostFrames = 64;
+constexpr std::uint32_t kPageBlockBytes = 1 << 20;
+constexpr std::uint32_t kStagedBlockBytes = 1 << 18;
+/// Where the kernel puts the address behind a frame's header, and what is before the packet.
+constexpr std::uint32_t kFrameAddress = TPACKET_ALIGN(sizeof(tpacket2_hdr));
+constexpr std::uint32_t kFrameHeaderBytes = kFrameAddress + sizeof(sockaddr_ll);
+/// Any status but TP_STATUS_KERNEL keeps the kernel out; this one is not TP_STATUS_USER either.
+constexpr std::uint32_t kHeldFromTheStart = TP_STATUS_LOSING;
+
+std::uint32_t& status_of(std::byte* frame) {
+  return reinterpret_cast<tpacket2_hdr*>(frame)->tp_status;
+}
+
+void give_back(std::byte* frame) {
+  __atomic_store_n(&status_of(frame), TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+}
+
+std::uint32_t round_up(std::uint32_t bytes, std::uint32_t to) { return (bytes + to - 1) / to * to; }
+
+}  // namespace
+
+void* FrameRing::operator new(std::size_t bytes) noexcept { return std::malloc(bytes); }
+void FrameRing::operator delete(void* memory) { std::free(memory); }
+
+FrameRing::~FrameRing() {
+  if (base_ != nullptr) munmap(base_, mapped_bytes_);
+  if (socket_ >= 0) close(socket_);
+}
+
+bool FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes) {
+  socket_ = socket;
+  const int version = TPACKET_V2;
+  if (setsockopt(socket, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0) return false;
+  // A link-layer header lies within 16 bytes and its alignment (af_packet.c: tpacket_rcv).
+  constexpr std::uint32_t kHeaders = TPACKET_ALIGN(kFrameHeaderBytes + 16) + 16;
+  const auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet));
+  const std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
+  const std::uint32_t in_block = block / frame;
+  const auto wanted =
+      static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes / frame, kFewestFrames, kMostFrames));
+  const std::uint32_t blocks = std::max((wanted + in_block / 2) / in_block, 1u);
+  const tpacket_req request = {block, blocks, frame, blocks * in_block};
+  if (setsockopt(socket, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) != 0) return false;
+  const std::size_t mapped = std::size_t{block} * blocks;
+  void* frames = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, socket, 0);
+  if (frames == MAP_FAILED) return false;
+  page_block_bytes_ = block;
+  frames_a_page_block_ = in_block;
+  mapped_bytes_ = mapped;
+  return adopt(frames, blocks * in_block, frame);
+}
+
+bool FrameRing::adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes) {
+  base_ = static_cast<std::byte*>(frames);
+  frame_count_ = held_ = count;
+  frame_bytes_ = frame_bytes;
+  if (frames_a_page_block_ == 0) {
+    frames_a_page_block_ = count;
+    page_block_bytes_ = count * frame_bytes;
+    mapped_bytes_ = std::size_t{count} * frame_bytes;
+  }
+  for (unsigned i = 0; i < count; ++i) status_of(frame(i)) = kHeldFromTheStart;
+
+  Geometry geometry;
+  geometry.block_bytes = std::max(kStagedBlockBytes, std::bit_ceil(2 * frame_bytes));
+  geometry.block_count = kBlocks;
+  void* memory = mmap(nullptr, static_cast<std::size_t>(geometry.ring_bytes()),
+                      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return false;
+  staged_ = Ring(memory, geometry);
+  return true;
+}
+
+std::byte* FrameRing::frame(unsigned index) const {
+  return base_ + std::size_t{index / frames_a_page_block_} * page_block_bytes_ +
+         std::size_t{index % frames_a_page_block_} * frame_bytes_;
+}
+
+bool FrameRing::is_ours(unsigned index) const {
+  return (__atomic_load_n(&status_of(frame(index)), __ATOMIC_ACQUIRE) & TP_STATUS_USER) != 0;
+}
+
+void FrameRing::let_go() {
+  holding_ = false;
+  used_ = true;
+  for (; held_ != 0; --held_) {
+    give_back(frame(next_ >= held_ ? next_ - held_ : next_ + frame_count_ - held_));
+  }
+}
+
+unsigned FrameRing::take() {
+  // With a third block out, a merge would take the ring for half full and let packets go too soon.
+  const bool has_room = !staged_.is_ours((filling_ + 2) % kBlocks);
+  const unsigned taken = has_room && has_frame() ? fill() : 0;
+  tell_of_rest();
+  return taken;
+}
+
+/// Has the next block look like one that the kernel has opened, with a packet or without: a merge
+/// learns from it what can still come.
+void FrameRing::tell_of_rest() {
+  tpacket_hdr_v1& header = staged_.block(filling_)->hdr.bh1;
+  header.seq_num = sequence_ + 1;
+  header.num_pkts = has_frame() ? 1 : 0;
+  if (header.num_pkts == 0) return;
+  const auto& rest = *reinterpret_cast<const tpacket2_hdr*>(frame(next_));
+  header.ts_first_pkt.ts_sec = rest.tp_sec;
+  header.ts_first_pkt.ts_nsec = rest.tp_nsec;
+}
+
+unsigned FrameRing::fill() {
+  tpacket_block_desc* block = staged_.block(filling_);
+  const std::uint32_t room = staged_.geometry().block_bytes;
+  tpacket_hdr_v1& header = block->hdr.bh1;
+  std::uint32_t end = round_up(sizeof(*block), kPacketAlignment);
+  header.offset_to_first_pkt = end;
+  header.num_pkts = 0;
+  tpacket3_hdr* last = nullptr;
+  while (has_frame()) {
+    std::byte* const from = frame(next_);
+    std::uint32_t bytes = 0;
+    std::uint8_t* at = reinterpret_cast<std::uint8_t*>(block) + end;
+    if (!stage(from, at, room - end, bytes)) break;
+    if (last != nullptr) last->tp_next_offset = static_cast<std::uint32_t>(at - reinterpret_cast<std::uint8_t*>(last));
+    last = reinterpret_cast<tpacket3_hdr*>(at);
+    if (header.num_pkts++ == 0) {
+      header.ts_first_pkt.ts_sec = last->tp_sec;
+      header.ts_first_pkt.ts_nsec = last->tp_nsec;
+    }
+    end += bytes;
+    if (holding_) {
+      ++held_;
+    } else {
+      give_back(from);
+    }
+    if (++next_ == frame_count_) next_ = 0;
+  }
+  if (last == nullptr) return 0;
+  last->tp_next_offset = 0;
+  header.ts_last_pkt.ts_sec = last->tp_sec;
+  header.ts_last_pkt.ts_nsec = last->tp_nsec;
+  header.blk_len = end;
+  header.seq_num = ++sequence_;
+  header.block_status = TP_STATUS_USER;
+  filling_ = (filling_ + 1) % kBlocks;
+  return header.num_pkts;
+}
+
+/// Copies a frame to `at`, as a packet in a V3 block, if it has `room` bytes; `bytes` are what it
+/// takes there.
+bool FrameRing::stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,
+                      std::uint32_t& bytes) const {
+  const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
+  const std::uint32_t mac = round_up(kPacketHeaderBytes + headroom_, kPacketAlignment);
+  const std::uint32_t length = h.tp_snaplen;
+  // What makes no sense makes a packet that makes none: whoever walks the block says so.
+  const bool sound = h.tp_mac >= kFrameHeaderBytes && h.tp_mac <= frame_bytes_ &&
+                     length <= frame_bytes_ - h.tp_mac;
+  bytes = round_up(mac + (sound ? length : 0), kPacketAlignment);
+  if (bytes > room) return false;
+  tpacket3_hdr to{};
+  to.tp_sec = h.tp_sec;
+  to.tp_nsec = h.tp_nsec;
+  to.tp_snaplen = length;
+  to.tp_len = h.tp_len;
+  to.tp_status = h.tp_status;
+  to.tp_mac = static_cast<std::uint16_t>(sound ? mac : 0);
+  to.hv1.tp_vlan_tci = h.tp_vlan_tci;
+  to.hv1.tp_vlan_tpid = h.tp_vlan_tpid;
+  std::memcpy(at, &to, sizeof(to));
+  if (!sound) return true;
+  std::memcpy(at + kAddressOffset, frame + kFrameAddress, sizeof(sockaddr_ll));
+  std::memcpy(at + mac, frame + h.tp_mac, length);
+  return true;
+}
+
+}  // namespace pcapv3

@@ -1,0 +1,95 @@
+// The second ring of a port in immediate mode: TPACKET_V2, whose frames are handed over one by one,
+// each with a wake-up, where V3 waits for a block.
+//
+// The two sockets are in a fan-out group (fanout.h: join_pair) in which the kernel asks this ring
+// first and passes on to the V3 ring what has no room here (af_packet.c: fanout_demux_rollover). So
+// it is a gate: as long as frames are given back, packets come here; when they are held, the ring is
+// full after so many packets and everything goes to the V3 ring, without a wake-up; and when they
+// are let go, packets come here again. Neither costs a system call or a packet. When to do which is
+// pace.h's. At first all frames are held.
+//
+// What comes is copied into blocks laid out as V3's, so that all that reads blocks can read these.
+// That costs a copy of packets that come one by one, and gives each frame back at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "error.h"
+#include "ring.h"
+#include "source.h"
+
+namespace pcapv3 {
+
+class FrameRing {
+ public:
+  /// Packets are promised `headroom` bytes in front of their bytes.
+  explicit FrameRing(std::uint32_t headroom) : headroom_(headroom) {
+    source_.set_headroom(headroom);
+  }
+  ~FrameRing();
+  FrameRing(const FrameRing&) = delete;
+  FrameRing& operator=(const FrameRing&) = delete;
+
+  /// The memory is malloc's; see pcapv3_port.
+  static void* operator new(std::size_t bytes) noexcept;
+  static void operator delete(void* memory);
+
+  /// Makes and maps the ring on `socket`, which is not bound yet, has none, and is from now on this
+  /// one's to close: for packets of up to `largest_packet` bytes, in about `bytes` of memory. False,
+  /// with errno, if it can't be had.
+  bool create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
+  /// Takes over `frames`, made by mmap(2): `count` frames that no socket fills.
+  bool adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes);
+
+  int socket() const { return socket_; }
+  std::uint32_t frame_count() const { return frame_count_; }
+  std::uint32_t frame_bytes() const { return frame_bytes_; }
+
+  /// Has packets come here from now on.
+  void let_go();
+  /// Has no more packets come here, as soon as the ring is full.
+  void hold() { holding_ = true; }
+  bool holding() const { return holding_; }
+  /// Whether it was ever let go.
+  bool used() const { return used_; }
+
+  /// Moves frames that have come into a block of the source. Returns how many.
+  unsigned take();
+  /// Whether there are some that take() would move.
+  bool has_frame() const { return held_ < frame_count_ && is_ours(next_); }
+
+  /// The blocks they were moved into, numbered and stamped as the kernel's.
+  Source& source() { return source_; }
+  const Source& source() const { return source_; }
+  Ring& blocks() { return staged_; }
+
+ private:
+  static constexpr unsigned kBlocks = 4;
+
+  std::byte* frame(unsigned index) const;
+  bool is_ours(unsigned index) const;
+  unsigned fill();
+  void tell_of_rest();
+  bool stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,
+             std::uint32_t& bytes) const;
+
+  const std::uint32_t headroom_;
+  int socket_ = -1;
+  std::byte* base_ = nullptr;
+  std::size_t mapped_bytes_ = 0;
+  std::uint32_t frame_bytes_ = 0;
+  std::uint32_t frame_count_ = 0;
+  std::uint32_t frames_a_page_block_ = 0;
+  std::uint32_t page_block_bytes_ = 0;
+  unsigned next_ = 0;  // frame that the kernel hands over next
+  unsigned held_ = 0;  // before it, that were taken and are to be let go
+  bool holding_ = true;
+  bool used_ = false;
+  Ring staged_;
+  Source source_{staged_};
+  unsigned filling_ = 0;  // block of the source
+  std::uint64_t sequence_ = 0;
+};
+
+}  // namespace pcapv3

@@ -1,0 +1,69 @@
+// When a port in immediate mode changes over between its two rings (frame_ring.h): to blocks when
+// waking for single packets costs too much, back to frames when it no longer would.
+//
+// What costs is to be woken, far more than the packet; a block costs that once for all that is in
+// it. So there is a budget, a fifth of a CPU, and frames are kept to for as long as that pays for
+// them, whatever the packets are. A reader that finds the ring of frames nearly full does not keep
+// up with it; each time counts for much. Back to frames is by packets a second, because with blocks
+// nothing tells how they would have come. The two bounds are far apart, so that no load makes it
+// change over and over. bench/README.md (scenario "sweep") has what they were found by.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace pcapv3 {
+
+class Pace {
+ public:
+  /// What a wake-up costs, and a packet, in nanoseconds; and how many times the budget a CPU is.
+  static constexpr std::uint64_t kWakeNs = 10'000;
+  static constexpr std::uint64_t kFrameNs = 400;
+  static constexpr std::uint64_t kShare = 5;
+  /// What may be spent at once, and what finding the ring full counts for.
+  static constexpr std::uint64_t kBurstNs = 1'000'000;
+  static constexpr std::uint64_t kFullNs = kBurstNs / 4;
+  /// Packets a second below which frames are better.
+  static constexpr std::uint64_t kFewPackets = 10'000;
+  /// How long blocks are kept to after the last of them, in nanoseconds: more than a retire timeout
+  /// in jiffies (before Linux 6.18), so that blocks are not taken for single packets.
+  static constexpr std::uint64_t kHoldNs = 10'000'000;
+
+  /// Whether packets are to come in blocks.
+  bool busy() const { return busy_; }
+
+  /// One look at the rings has found `packets` that came the present way by `now_ns`, of any clock;
+  /// `full`: as many frames as fit, nearly. Returns whether it is time to change over, which is done
+  /// then.
+  bool count(std::uint64_t packets, bool full, std::uint64_t now_ns) {
+    level_ns_ -= std::min(level_ns_, now_ns > last_ns_ ? now_ns - last_ns_ : 0);
+    last_ns_ = now_ns;
+    if (busy_) {
+      level_ns_ = std::min(level_ns_ + packets * (kSecond / kFewPackets), kHoldNs);
+      if (level_ns_ != 0) return false;
+    } else {
+      const std::uint64_t cost_ns =
+          (packets != 0 ? kWakeNs : 0) + packets * kFrameNs + (full ? kFullNs : 0);
+      level_ns_ += kShare * cost_ns;
+      if (level_ns_ <= kShare * kBurstNs) return false;
+      level_ns_ = kHoldNs;
+    }
+    busy_ = !busy_;
+    return true;
+  }
+
+  /// After how long without a packet it is time for frames again, when busy().
+  std::uint64_t left_ns(std::uint64_t now_ns) const {
+    const std::uint64_t until = last_ns_ + level_ns_;
+    return until > now_ns ? until - now_ns : 0;
+  }
+
+ private:
+  static constexpr std::uint64_t kSecond = 1'000'000'000;
+
+  bool busy_ = false;
+  std::uint64_t last_ns_ = 0;
+  std::uint64_t level_ns_ = 0;
+};
+
+}  // namespace pcapv3
