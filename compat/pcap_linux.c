@@ -445,6 +445,7 @@ static void add_second(pcap_t* p) {
     two = pcapv3_aggregate_open(p, &p->break_loop, 1, text);
   }
   if (two == NULL || !pcapv3_aggregate_add(two, 0, port, p->fd)) {
+    if (two != NULL) pcapv3_aggregate_remove(two, 0);
     pcapv3_aggregate_close(two);
     pcapv3_drop_frames(port);
     return;

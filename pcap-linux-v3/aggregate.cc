@@ -57,18 +57,9 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
   if (!merge_.add(index, port.source(), port.counters(), port.plan().judge)) {
     return error_.set("no memory to merge the ports in");
   }
-  pcapv3::FrameRing* const frames = port.frames();
-  if (frames != nullptr &&
-      !merge_.add(frames_of(index), frames->source(), port.counters(), port.plan().judge)) {
+  if (!wait_.add(index, socket)) {
     merge_.remove(index);
-    return error_.set("no memory to merge the ports in");
-  }
-  if (!wait_.add(index, socket) || (frames != nullptr && !wait_.add(index, frames->socket()))) {
-    const int reason = errno;
-    wait_.remove(socket);
-    merge_.remove(index);
-    if (frames != nullptr) merge_.remove(frames_of(index));
-    return error_.set("can't wait for %s: %s", port.device(), std::strerror(reason));
+    return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
   }
   if (settings_.window_ms == 0) {
     // A ring of few blocks has a longer timeout than was asked for (geometry.cc).
@@ -81,14 +72,14 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
   count_ = std::max(count_, index + 1);
   port.join(*this);
   follow_ports();
-  return true;
+  return frames() == nullptr || add_frames();
 }
 
 void pcapv3_aggregate::remove(unsigned index) {
   if (ports_[index] == nullptr) return;
   wait_.remove(sockets_[index]);
   merge_.remove(index);
-  if (has_frames(index)) drop_frames(index);
+  if (frames() != nullptr) drop_frames();
   ports_[index]->leave();
   ports_[index] = nullptr;
 }
@@ -194,10 +185,14 @@ void pcapv3_aggregate::set_cap() {
 
 int pcapv3_aggregate::corrupt_block() {
   const auto [ring, ahead, cursor] = merge_.drop_corrupt();
-  pcapv3_port& port = *ports_[port_of(ring)];
-  const pcapv3::Source& source =
-      ring == port_of(ring) ? port.source() : port.frames()->source();
-  pcap_linux_error(handle_, port.corrupt_block(cursor, source.index(ahead)));
+  const bool framed = lone_ && ring == kFrames;
+  pcapv3_port& port = *ports_[framed ? 0 : ring];
+  const pcapv3::Source& source = framed ? frames()->source() : port.source();
+  return corrupt(port.corrupt_block(cursor, source.index(ahead)));
+}
+
+int pcapv3_aggregate::corrupt(const char* text) {
+  pcap_linux_error(handle_, text);
   if (watched_) wait_.stay_awake();
   return PCAP_ERROR;
 }
@@ -205,67 +200,67 @@ int pcapv3_aggregate::corrupt_block() {
 void pcapv3_aggregate::look() {
   give_back_spent();
   const std::uint64_t now_ns = pcapv3::realtime_ns();
-  // Before the frames: what is in the block came after all frames that are not there yet.
-  const bool has_block = lone_ && ports_[0]->source().has(0);
-  for (unsigned i = 0; i < count_; ++i) {
-    if (!has_frames(i)) continue;
-    ports_[i]->take_frames(now_ns);
-    ports_[i]->relieve(sockets_[i]);
-    if (ports_[i]->is_settled() && merge_.is_closed(frames_of(i)) &&
-        !ports_[i]->frames()->source().has(0) && !ports_[i]->frames()->has_frame()) {
-      drop_frames(i);
-    }
-  }
-  if (lone_ && find_direct(has_block)) return;
-  merge_.look(now_ns);
+  if (!lone_ || !look_at_two(now_ns)) merge_.look(now_ns);
 }
 
 void pcapv3_aggregate::give_back_spent() {
   for (unsigned i = 0; i < count_; ++i) {
     for (; merge_.is_spent(i); merge_.gave_back(i)) ports_[i]->close_block();
-    if (!has_frames(i)) continue;
-    const unsigned frames = frames_of(i);
-    for (; merge_.is_spent(frames); merge_.gave_back(frames)) ports_[i]->frames()->source().close();
   }
+  if (frames() == nullptr) return;
+  for (; merge_.is_spent(kFrames); merge_.gave_back(kFrames)) frames()->source().close();
 }
 
-// ---- A port with a ring of frames ----
+// ---- A port with two rings ----
 
-void pcapv3_aggregate::drop_frames(unsigned port) {
-  wait_.remove(ports_[port]->frames_socket());
-  merge_.remove(frames_of(port));
-  ports_[port]->drop_frames();
+bool pcapv3_aggregate::add_frames() {
+  pcapv3_port& port = *ports_[0];
+  if (!merge_.add(kFrames, frames()->source(), port.counters(), port.plan().judge)) {
+    return error_.set("no memory to merge two rings in");
+  }
+  return wait_.add(0, frames()->socket()) ||
+         error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
+}
+
+void pcapv3_aggregate::drop_frames() {
+  wait_.remove(frames()->socket());
+  merge_.remove(kFrames);
+  ports_[0]->drop_frames();
 }
 
 bool pcapv3_aggregate::settle() {
-  bool unused = true;
-  for (unsigned i = 0; i < count_; ++i) {
-    if (!has_frames(i)) continue;
-    if (!ports_[i]->frames()->used()) {
-      wait_.remove(ports_[i]->frames_socket());
-      merge_.remove(frames_of(i));
-    }
-    unused &= ports_[i]->settle();
+  if (frames() == nullptr) return false;
+  if (frames()->used()) {
+    ports_[0]->settle();
+    return false;
   }
-  return unused && !watched_;
+  drop_frames();
+  return !watched_;
 }
 
-/// Finds a block that can be read past the merge: the oldest of one ring, when there is nothing in
-/// the other. `has_block` is whether there was one in the ring of blocks, before the frames were
-/// taken.
-bool pcapv3_aggregate::find_direct(bool has_block) {
-  if (drain_.active() || !merge_.is_closed(0)) return false;
+/// Takes frames in, and finds a block that can be read past the merge: the oldest of one ring, when
+/// there is nothing in the other. False if the merge has to be asked.
+bool pcapv3_aggregate::look_at_two(std::uint64_t now_ns) {
   pcapv3::Source& blocks = ports_[0]->source();
-  pcapv3::Source* frames = has_frames(0) ? &ports_[0]->frames()->source() : nullptr;
-  if (frames != nullptr && !merge_.is_closed(frames_of(0))) return false;
-  if (frames == nullptr || !frames->has(0)) {
+  // Before the frames: what is in the block came after all frames that are not there yet.
+  const bool has_block = blocks.has(0);
+  if (frames() != nullptr) {
+    ports_[0]->take_frames(now_ns);
+    ports_[0]->relieve(sockets_[0]);
+    if (ports_[0]->is_settled() && merge_.is_closed(kFrames) && !frames()->has_packets()) {
+      drop_frames();
+    }
+  }
+  if (drain_.active() || !merge_.is_closed(0)) return false;
+  if (frames() != nullptr && !merge_.is_closed(kFrames)) return false;
+  if (frames() == nullptr || !frames()->source().has(0)) {
     if (!has_block) return false;
     direct_ = &blocks;
   } else {
     if (has_block || blocks.has(0) || blocks.kernel_has_packets()) return false;
-    direct_ = frames;
+    direct_ = &frames()->source();
   }
-  merge_.bypassed(direct_ == &blocks ? 0 : frames_of(0), direct_->header(0));
+  merge_.bypassed(direct_ == &blocks ? 0 : kFrames, direct_->header(0));
   return direct_->open();
 }
 
@@ -279,10 +274,9 @@ void pcapv3_aggregate::give_back_direct() {
 }
 
 int pcapv3_aggregate::direct_error() {
-  pcap_linux_error(handle_, ports_[0]->corrupt_block(direct_->cursor(), direct_->index()));
+  const char* text = ports_[0]->corrupt_block(direct_->cursor(), direct_->index());
   give_back_direct();
-  if (watched_) wait_.stay_awake();
-  return PCAP_ERROR;
+  return corrupt(text);
 }
 
 // ---- Waiting ----
@@ -336,9 +330,9 @@ std::uint64_t pcapv3_aggregate::until_next() const {
     when = gone_ns_ + window_ns_;
   }
   if (unread_ != 0) when = std::min(when, pcapv3::realtime_ns() + kUnreadNs);
-  for (unsigned i = 0; i < count_; ++i) {
-    const std::uint64_t now_ns = has_frames(i) ? pcapv3::realtime_ns() : 0;
-    const std::uint64_t left_ns = ports_[i]->until_frames(now_ns);
+  if (frames() != nullptr) {
+    const std::uint64_t now_ns = pcapv3::realtime_ns();
+    const std::uint64_t left_ns = ports_[0]->until_frames(now_ns);
     if (left_ns != pcapv3::Wait::kForEver) when = std::min(when, now_ns + left_ns);
   }
   if (give_up_ns_ != 0) when = std::min(when, give_up_ns_);
@@ -439,10 +433,8 @@ bool pcapv3_aggregate::leave_merge() {
   bool left = direct_ != nullptr;
   for (unsigned i = 0; i < count_; ++i) {
     left |= !merge_.is_closed(i);
-    if (!has_frames(i)) continue;
-    const pcapv3::FrameRing& frames = *ports_[i]->frames();
-    left |= !merge_.is_closed(frames_of(i)) || frames.source().has(0) || frames.has_frame();
   }
+  if (frames() != nullptr) left |= !merge_.is_closed(kFrames) || frames()->has_packets();
   if (!left) return true;
   pcap_linux_error(handle_,
                    "packets of several rings are being read in time order: blocks can't be taken "

@@ -74,21 +74,23 @@ struct pcapv3_aggregate {
 
  private:
   static constexpr unsigned kMostPorts = PCAPV3_MOST_PORTS;
-  static_assert(2 * kMostPorts <= pcapv3::Merge::kMostPorts);
+  /// The merge's number for the lone port's ring of frames; that of its blocks is 0.
+  static constexpr unsigned kFrames = 1;
 
   bool fans_out() const { return settings_.fanout.text != nullptr; }
-  /// The merge's number for a port's ring of frames; that of its blocks is the port's.
-  unsigned frames_of(unsigned port) const { return lone_ ? 1 : kMostPorts + port; }
-  unsigned port_of(unsigned ring) const { return lone_ ? 0 : ring % kMostPorts; }
-  bool has_frames(unsigned port) const { return ports_[port]->frames() != nullptr; }
-  void begin_frames();
-  void drop_frames(unsigned port);
+  /// The lone port's ring of frames; null: there is none.
+  pcapv3::FrameRing* frames() const {
+    return lone_ && ports_[0] != nullptr ? ports_[0]->frames() : nullptr;
+  }
+  bool add_frames();
+  void drop_frames();
   void give_back_spent();
   void give_back_direct();
-  bool find_direct(bool has_block);
+  bool look_at_two(std::uint64_t now_ns);
   int direct_error();
   void look();
   int corrupt_block();
+  int corrupt(const char* text);
   bool collect(std::uint64_t wait_ns, bool& some);
   std::uint64_t until_next() const;
   int drained(bool complete);

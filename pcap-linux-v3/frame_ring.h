@@ -56,17 +56,18 @@ class FrameRing {
 
   /// Moves frames that have come into a block of the source. Returns how many.
   unsigned take();
-  /// Whether there are some that take() would move.
-  bool has_frame() const { return held_ < frame_count_ && is_ours(next_); }
+  /// Whether something is left to be read, moved or not.
+  bool has_packets() const { return has_frame() || source_.has(0); }
 
   /// The blocks they were moved into, numbered and stamped as the kernel's.
   Source& source() { return source_; }
   const Source& source() const { return source_; }
-  Ring& blocks() { return staged_; }
 
  private:
   static constexpr unsigned kBlocks = 4;
 
+  /// Whether there is one that take() would move.
+  bool has_frame() const { return held_ < frame_count_ && is_ours(next_); }
   std::byte* frame(unsigned index) const;
   bool is_ours(unsigned index) const;
   unsigned fill();

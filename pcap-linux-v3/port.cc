@@ -468,6 +468,8 @@ bool pcapv3_port::join_frames(int fd, bool loopback) {
 }
 
 void pcapv3_port::drop_frames() {
+  if (frames_ == nullptr) return;
+  if (!frames_->used()) has_frames_ = merged_ = false;
   delete frames_;
   frames_ = nullptr;
   intake_.forget_second();
@@ -528,17 +530,11 @@ void pcapv3_port::relieve(int socket) {
   (void)poll(&look, 1, 0);
 }
 
-bool pcapv3_port::settle() {
-  if (frames_ == nullptr) return true;
-  if (!frames_->used()) {
-    drop_frames();
-    has_frames_ = merged_ = false;
-    return true;
-  }
-  if (!settled_) (void)pcapv3::choose_blocks(frames_->socket());
+void pcapv3_port::settle() {
+  if (settled_) return;
+  (void)pcapv3::choose_blocks(frames_->socket());
   settled_ = true;
-  debug_.line("%s: one ring from now on", device_);
-  return false;
+  debug_.line("%s: no more packets by the ring of frames", device_);
 }
 
 /// Else each packet's event has it.

@@ -105,8 +105,8 @@ struct pcapv3_port {
   std::uint64_t until_frames(std::uint64_t now_ns) const;
   /// Has the kernel see that there is room for blocks again; to be called at each look.
   void relieve(int socket);
-  /// No more packets come as frames. Returns whether none ever did: the ring is gone already.
-  bool settle();
+  /// No more packets come as frames.
+  void settle();
   bool is_settled() const { return settled_; }
   void clear_frames_error();
   void drop_frames();
