@@ -452,8 +452,8 @@ static void add_second(pcap_t* p) {
   }
   pcapv3_aggregate_set_endless(two, stock->timeout == 0);
   pcapv3_aggregate_set_nonblocking(two, stock->timeout < 0);
-  if (p->opt.timeout > 0) pcapv3_aggregate_set_timeout(two, p->opt.timeout);
-  if (p->selectable_fd != -1) p->selectable_fd = pcapv3_aggregate_descriptor(two);
+  p->selectable_fd = pcapv3_aggregate_descriptor(two);
+  if (pcapv3_aggregate_hides_descriptor(two, p->opt.timeout)) p->selectable_fd = -1;
   joined(p)->two = two;
 }
 

@@ -49,7 +49,7 @@ std::uint32_t pcapv3_aggregate::most_retire_ms() const {
 
 bool pcapv3_aggregate::hides_descriptor(int timeout_ms) {
   const bool hides = settings_.hides_descriptor_from(program_invocation_short_name);
-  if (hides && timeout_ms > 0) set_timeout(timeout_ms);
+  if (hides && timeout_ms > 0) timeout_ns_ = static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
   return hides;
 }
 
@@ -77,9 +77,10 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
 
 void pcapv3_aggregate::remove(unsigned index) {
   if (ports_[index] == nullptr) return;
-  wait_.remove(sockets_[index]);
+  // A lone port goes with this, and a forked process may wait on the same descriptor still.
+  if (!lone_) wait_.remove(sockets_[index]);
   merge_.remove(index);
-  if (frames() != nullptr) drop_frames();
+  ports_[index]->drop_frames();
   ports_[index]->leave();
   ports_[index] = nullptr;
 }
@@ -136,6 +137,8 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
       forced_ = false;
       set_cap();
     }
+    // The last block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
+    if (delivered >= most) return has_more() ? stay(delivered) : leave(delivered);
     if (direct_ != nullptr && direct_->cursor().done()) give_back_direct();
     if (direct_ == nullptr && merge_.done()) look();
     if (merge_.corrupt()) return corrupt_block();
@@ -147,11 +150,9 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
         delivered += delivery_.run(merge_, most - delivered, callback, user);
       }
       looked = true;
+      if (trouble_ == Trouble::kOver) trouble_ = Trouble::kNone;
       if (!look_after_ports()) return PCAP_ERROR;
-      if (delivered < most) continue;
-      // Its block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
-      if (watched_) wait_.stay_awake();
-      return delivered;
+      continue;
     }
     if (drain_.active()) {
       const pcapv3::Stamp moment = pcapv3::stamp_of(drain_.break_ns());
@@ -193,8 +194,7 @@ int pcapv3_aggregate::corrupt_block() {
 
 int pcapv3_aggregate::corrupt(const char* text) {
   pcap_linux_error(handle_, text);
-  if (watched_) wait_.stay_awake();
-  return PCAP_ERROR;
+  return stay(PCAP_ERROR);
 }
 
 void pcapv3_aggregate::look() {
@@ -218,8 +218,12 @@ bool pcapv3_aggregate::add_frames() {
   if (!merge_.add(kFrames, frames()->source(), port.counters(), port.plan().judge)) {
     return error_.set("no memory to merge two rings in");
   }
-  return wait_.add(0, frames()->socket()) ||
-         error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
+  if (!wait_.add(0, frames()->socket())) {
+    return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
+  }
+  // A ring that is full, as this one is now, calls itself readable.
+  pcapv3::Wait::Events none;
+  return wait_.collect(0, none);
 }
 
 void pcapv3_aggregate::drop_frames() {
@@ -295,7 +299,8 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   }
   some = events.some;
   collected_ns_ = pcapv3::realtime_ns();
-  return check_ports(events);
+  check_ports(events);
+  return true;
 }
 
 /// A reader that never has to wait learns of events now and then.
@@ -310,7 +315,7 @@ bool pcapv3_aggregate::look_after_ports() {
 void pcapv3_aggregate::watch_descriptor() {
   if (watched_) return;
   watched_ = true;
-  wait_.stay_awake();
+  if (has_more()) wait_.stay_awake();  // events that have been taken already will not tell
 }
 
 /// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
@@ -318,6 +323,24 @@ void pcapv3_aggregate::watch_descriptor() {
 int pcapv3_aggregate::leave(int status) {
   if (watched_) wait_.wake_in(until_next());
   return status;
+}
+
+/// Ends a read after which something may go.
+int pcapv3_aggregate::stay(int status) {
+  if (watched_) wait_.stay_awake();
+  return status;
+}
+
+/// Whether there may be packets that no event will tell of.
+bool pcapv3_aggregate::has_more() const {
+  if (!lone_ || !merge_.done() || merge_.holds()) return true;
+  return has_more(ports_[0]->source()) ||
+         (frames() != nullptr && (has_more(frames()->source()) || frames()->has_frame()));
+}
+
+bool pcapv3_aggregate::has_more(const pcapv3::Source& source) const {
+  if (direct_ != &source) return source.has(0);
+  return !source.cursor().done() || source.has(1);
 }
 
 /// How long until time alone brings something about, in nanoseconds: packets that may go, the end
@@ -377,8 +400,7 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
     const int status = lend(block);
     if (status != 0) {
       // There may be another: a program that waits for the descriptor is to come back.
-      if (watched_) wait_.stay_awake();
-      return status;
+      return stay(status);
     }
     if (drain_.active()) {
       const std::uint64_t since_break = pcapv3::realtime_ns() - drain_.break_ns();
@@ -444,6 +466,7 @@ bool pcapv3_aggregate::leave_merge() {
 
 /// False, with the handle's error text, when no port can bring a block any more; see has_ports().
 bool pcapv3_aggregate::may_have_blocks() {
+  if (lone_) return check_lone();
   if (gone_ != all()) return true;
   if (until(gone_ns_ + window_ns_) != 0) {
     for (unsigned i = 0; i < count_; ++i) {
@@ -457,9 +480,12 @@ bool pcapv3_aggregate::may_have_blocks() {
 // ---- Ports that come and go ----
 
 /// Looks after the ports as far as events tell of them. A port whose interface is gone stays, with
-/// its socket and what is in its ring. False, with the handle's error text, if a lone one is gone.
-bool pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
-  if (lone_) return (!events.links && events.troubled == 0) || check_lone();
+/// its socket and what is in its ring.
+void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
+  if (lone_) {
+    if (events.links || events.troubled != 0) trouble_ = Trouble::kNew;
+    return;
+  }
   for (unsigned i = 0; i < count_; ++i) {
     const bool troubled = (events.troubled & bit(i)) != 0;
     if (!events.links && !troubled && (unread_ & bit(i)) == 0) continue;
@@ -477,15 +503,17 @@ bool pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
       gone_ &= ~bit(i);
     }
   }
-  return true;
 }
 
-/// As stock code does, once its descriptor has an error.
+/// As stock code does once its descriptor has had an error, until a packet comes. False, with the
+/// handle's error text, when the lone port's interface is gone.
 bool pcapv3_aggregate::check_lone() {
+  if (trouble_ == Trouble::kNone) return true;
+  trouble_ = Trouble::kOver;
   ports_[0]->clear_frames_error();
   const int status = pcap_linux_check(handle_);
-  // The break is this loop's to see.
-  if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;
+  if (status == PCAP_ERROR) trouble_ = Trouble::kNew;
+  if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;  // which is this loop's to see
   return status != PCAP_ERROR;
 }
 
@@ -522,6 +550,7 @@ bool pcapv3_aggregate::bind_again(unsigned index) {
 /// False, with the handle's error text, when all are gone and nothing of theirs is left. A block
 /// that the kernel was filling is handed over within a window, or never.
 bool pcapv3_aggregate::has_ports() {
+  if (lone_) return check_lone();
   if (gone_ != all()) return true;
   const bool overdue = until(gone_ns_ + window_ns_) == 0;
   for (unsigned i = 0; i < count_; ++i) {

@@ -50,10 +50,6 @@ struct pcapv3_aggregate {
 
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
   void set_endless(bool endless) { endless_ = endless; }
-  /// After which a read returns without a packet, in milliseconds.
-  void set_timeout(int timeout_ms) {
-    timeout_ns_ = static_cast<std::uint64_t>(timeout_ms) * 1'000'000;
-  }
   int descriptor() const { return wait_.descriptor(); }
   void watch_descriptor();
   /// No more packets come as frames, though there may be some. Returns whether none ever did, and
@@ -95,9 +91,12 @@ struct pcapv3_aggregate {
   std::uint64_t until_next() const;
   int drained(bool complete);
   int leave(int status);
+  int stay(int status);
+  bool has_more() const;
+  bool has_more(const pcapv3::Source& source) const;
   void set_cap();
   bool look_after_ports();
-  bool check_ports(const pcapv3::Wait::Events& events);
+  void check_ports(const pcapv3::Wait::Events& events);
   bool check_lone();
   bool is_read(unsigned index);
   bool bind_again(unsigned index);
@@ -131,6 +130,8 @@ struct pcapv3_aggregate {
   std::uint64_t window_ns_ = 0;
   std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
+  /// Of the lone port's interface: told of, and not looked into yet; it was nothing.
+  enum class Trouble { kNone, kNew, kOver } trouble_ = Trouble::kNone;
   bool watched_ = false;          // the program may wait by the descriptor
   bool nonblocking_ = false;
   bool endless_ = false;

@@ -56,7 +56,8 @@ class FrameRing {
 
   /// Moves frames that have come into a block of the source. Returns how many.
   unsigned take();
-  /// Whether something is left to be read, moved or not.
+  /// Whether there is a frame that take() would move; and whether anything is left to be read.
+  bool has_frame() const { return held_ < frame_count_ && is_ours(next_); }
   bool has_packets() const { return has_frame() || source_.has(0); }
 
   /// The blocks they were moved into, numbered and stamped as the kernel's.
@@ -66,8 +67,6 @@ class FrameRing {
  private:
   static constexpr unsigned kBlocks = 4;
 
-  /// Whether there is one that take() would move.
-  bool has_frame() const { return held_ < frame_count_ && is_ours(next_); }
   std::byte* frame(unsigned index) const;
   bool is_ours(unsigned index) const;
   unsigned fill();

@@ -113,9 +113,6 @@ void pcapv3_aggregate_set_nonblocking(pcapv3_aggregate* aggregate, int nonblocki
 void pcapv3_aggregate_set_endless(pcapv3_aggregate* aggregate, int endless) {
   aggregate->set_endless(endless != 0);
 }
-void pcapv3_aggregate_set_timeout(pcapv3_aggregate* aggregate, int timeout_ms) {
-  aggregate->set_timeout(timeout_ms);
-}
 int pcapv3_aggregate_settle(pcapv3_aggregate* aggregate) { return aggregate->settle() ? 1 : 0; }
 int pcapv3_aggregate_descriptor(const pcapv3_aggregate* aggregate) {
   return aggregate->descriptor();

@@ -180,8 +180,6 @@ void pcapv3_aggregate_remove(struct pcapv3_aggregate* aggregate, unsigned index)
 /* Whether reads never wait, and whether one waits until it has a packet, however long. */
 void pcapv3_aggregate_set_nonblocking(struct pcapv3_aggregate* aggregate, int nonblocking);
 void pcapv3_aggregate_set_endless(struct pcapv3_aggregate* aggregate, int endless);
-/* After which a read returns without a packet; 0: never. */
-void pcapv3_aggregate_set_timeout(struct pcapv3_aggregate* aggregate, int timeout_ms);
 
 /* For select(2), poll(2) and epoll(7): readable whenever a packet can be delivered. And whether the
  * program is one of those that are not to have it, whose reads return after `timeout_ms`, if that

@@ -98,7 +98,7 @@ struct pcapv3_port {
   pcapv3::Counters& counters() { return counters_; }
   const char* device() const { return device_; }
   /// The ring of frames, of a port in immediate mode; null: it has none.
-  pcapv3::FrameRing* frames() { return frames_; }
+  pcapv3::FrameRing* frames() const { return frames_; }
   /// Takes in what has come there, and changes over if it is time. `now_ns` as pace.h wants it.
   void take_frames(std::uint64_t now_ns);
   /// How long until time alone makes it change over, in nanoseconds; ~0: never.
