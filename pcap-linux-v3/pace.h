@@ -22,7 +22,7 @@ class Pace {
   static constexpr std::uint64_t kShare = 5;
   /// What may be spent at once, and what finding the ring full counts for.
   static constexpr std::uint64_t kBurstNs = 1'000'000;
-  static constexpr std::uint64_t kFullNs = kBurstNs / 4;
+  static constexpr std::uint64_t kFullNs = kBurstNs / 2;
   /// Packets a second below which frames are better.
   static constexpr std::uint64_t kFewPackets = 10'000;
   /// How long blocks are kept to after the last of them, in nanoseconds: more than a retire timeout
@@ -36,14 +36,16 @@ class Pace {
   /// `full`: as many frames as fit, nearly. Returns whether it is time to change over, which is done
   /// then.
   bool count(std::uint64_t packets, bool full, std::uint64_t now_ns) {
-    level_ns_ -= std::min(level_ns_, now_ns > last_ns_ ? now_ns - last_ns_ : 0);
+    const std::uint64_t passed = now_ns > last_ns_ ? now_ns - last_ns_ : 0;
     last_ns_ = now_ns;
     if (busy_) {
-      level_ns_ = std::min(level_ns_ + packets * (kSecond / kFewPackets), kHoldNs);
+      level_ns_ += packets * (kSecond / kFewPackets);
+      level_ns_ = std::min(level_ns_ - std::min(level_ns_, passed), kHoldNs);
       if (level_ns_ != 0) return false;
     } else {
       const std::uint64_t cost_ns =
           (packets != 0 ? kWakeNs : 0) + packets * kFrameNs + (full ? kFullNs : 0);
+      level_ns_ -= std::min(level_ns_, passed);
       level_ns_ += kShare * cost_ns;
       if (level_ns_ <= kShare * kBurstNs) return false;
       level_ns_ = kHoldNs;

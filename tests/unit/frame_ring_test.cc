@@ -1,0 +1,224 @@
+// A ring of TPACKET_V2 frames, which the test fills in the kernel's place: what becomes of them, and
+// when the kernel gets them back.
+#include "pcap-linux-v3/frame_ring.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <vector>
+
+#include "catch.h"
+#include "test_block.h"
+
+namespace pcapv3::test {
+namespace {
+
+constexpr std::uint32_t kFrameBytes = 2048;
+constexpr std::uint32_t kHeadroom = 24;
+constexpr std::uint32_t kMac = 82;
+
+class TestFrames {
+ public:
+  explicit TestFrames(std::uint32_t count)
+      : count_(count),
+        memory_(static_cast<std::byte*>(mmap(nullptr, std::size_t{count} * kFrameBytes,
+                                             PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                                             -1, 0))) {
+    REQUIRE(ring_.adopt(memory_, count, kFrameBytes));
+  }
+
+  FrameRing& ring() { return ring_; }
+  tpacket2_hdr& header(unsigned index) {
+    return *reinterpret_cast<tpacket2_hdr*>(memory_ + std::size_t{index} * kFrameBytes);
+  }
+  bool is_kernels(unsigned index) { return header(index).tp_status == TP_STATUS_KERNEL; }
+  /// How many frames the kernel could fill.
+  unsigned room() {
+    unsigned room = 0;
+    for (unsigned i = 0; i < count_; ++i) room += is_kernels(i) ? 1 : 0;
+    return room;
+  }
+
+  /// As the kernel does with the next packet, if there is room; it is stamped `nsec`.
+  bool fill(std::uint32_t nsec, std::uint32_t bytes = 60, std::uint32_t status = 0) {
+    if (!is_kernels(head_)) return false;
+    tpacket2_hdr& h = header(head_);
+    h.tp_len = bytes + 1;
+    h.tp_snaplen = bytes;
+    h.tp_mac = kMac;
+    h.tp_net = kMac + 14;
+    h.tp_sec = 1;
+    h.tp_nsec = nsec;
+    h.tp_vlan_tci = 5;
+    h.tp_vlan_tpid = 0x88a8;
+    auto* at = reinterpret_cast<std::uint8_t*>(&h);
+    sockaddr_ll from{};
+    from.sll_ifindex = 7;
+    std::memcpy(at + TPACKET_ALIGN(sizeof(h)), &from, sizeof(from));
+    for (std::uint32_t i = 0; i < bytes && kMac + i < kFrameBytes; ++i) {
+      at[kMac + i] = static_cast<std::uint8_t>(nsec + i);
+    }
+    h.tp_status = TP_STATUS_USER | status;
+    head_ = (head_ + 1) % count_;
+    return true;
+  }
+
+  /// Reads all that was taken in: the stamps.
+  std::vector<std::uint32_t> read() {
+    std::vector<std::uint32_t> stamps;
+    while (ring_.source().open()) {
+      PacketCursor& cursor = ring_.source().cursor();
+      for (; cursor.has_packet(); cursor.next()) {
+        stamps.push_back(cursor.packet().header().tp_nsec);
+      }
+      REQUIRE_FALSE(cursor.corrupt());
+      ring_.source().close();
+    }
+    return stamps;
+  }
+
+ private:
+  std::uint32_t count_;
+  std::byte* memory_;
+  unsigned head_ = 0;
+  FrameRing ring_{kHeadroom};
+};
+
+}  // namespace
+
+TEST_CASE("at first the kernel gets no frame") {
+  TestFrames frames(8);
+  CHECK(frames.room() == 0);
+  CHECK_FALSE(frames.ring().used());
+  CHECK(frames.ring().take() == 0);
+  frames.ring().let_go();
+  CHECK(frames.room() == 8);
+}
+
+TEST_CASE("a frame becomes a packet in a block, and the kernel's again at once") {
+  TestFrames frames(8);
+  frames.ring().let_go();
+  REQUIRE(frames.fill(9, 100, TP_STATUS_VLAN_VALID | TP_STATUS_VLAN_TPID_VALID));
+  CHECK(frames.ring().has_packets());
+  CHECK(frames.ring().take() == 1);
+  CHECK(frames.room() == 8);
+  REQUIRE(frames.ring().source().open());
+  const PacketView packet = frames.ring().source().cursor().packet();
+  const tpacket3_hdr& h = packet.header();
+  CHECK(packet.stamp() == (Stamp{1} << 32 | 9));
+  CHECK(h.tp_snaplen == 100);
+  CHECK(h.tp_len == 101);
+  CHECK(h.hv1.tp_vlan_tci == 5);
+  CHECK(h.hv1.tp_vlan_tpid == 0x88a8);
+  CHECK((h.tp_status & TP_STATUS_VLAN_VALID) != 0);
+  CHECK(packet.address().sll_ifindex == 7);
+  CHECK(h.tp_mac >= kPacketHeaderBytes + kHeadroom);
+  CHECK(std::memcmp(packet.bytes(), counting(100, 9).data(), 100) == 0);
+  CHECK(frames.ring().has_packets());
+  CHECK(frames.read() == std::vector<std::uint32_t>{9});
+  CHECK_FALSE(frames.ring().has_packets());
+}
+
+TEST_CASE("frames come in order, round and round") {
+  TestFrames frames(5);
+  frames.ring().let_go();
+  std::uint32_t sent = 0;
+  std::uint32_t got = 0;
+  for (unsigned round = 0; round < 50; ++round) {
+    for (unsigned i = 0; i < round % 6; ++i) sent += frames.fill(sent) ? 1 : 0;
+    frames.ring().take();
+    for (const std::uint32_t stamp : frames.read()) CHECK(stamp == got++);
+  }
+  CHECK(sent == got);
+  CHECK(sent > 100);
+}
+
+TEST_CASE("held frames fill the ring, and what was taken is not taken again") {
+  TestFrames frames(6);
+  frames.ring().let_go();
+  REQUIRE(frames.fill(0));
+  CHECK(frames.ring().take() == 1);
+  frames.ring().hold();
+  std::uint32_t sent = 1;
+  while (frames.fill(sent)) {
+    ++sent;
+    frames.ring().take();
+    REQUIRE(frames.read().size() <= 2);
+  }
+  CHECK(sent == 7);
+  CHECK(frames.room() == 0);
+  CHECK(frames.ring().take() == 0);
+  CHECK_FALSE(frames.ring().has_packets());
+  frames.ring().let_go();
+  CHECK(frames.room() == 6);
+  REQUIRE(frames.fill(7));
+  CHECK(frames.ring().take() == 1);
+  CHECK(frames.read() == std::vector<std::uint32_t>{7});
+}
+
+TEST_CASE("no more blocks are made than a merge can hold, and the rest is announced") {
+  TestFrames frames(8);
+  frames.ring().let_go();
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    REQUIRE(frames.fill(10 + i));
+    CHECK(frames.ring().take() == (i < 2 ? 1 : 0));
+  }
+  Source& source = frames.ring().source();
+  CHECK(source.has(1));
+  CHECK_FALSE(source.has(2));
+  const tpacket_hdr_v1& next = source.header(2);
+  CHECK(next.seq_num == source.header(1).seq_num + 1);
+  CHECK(next.num_pkts != 0);
+  CHECK(next.ts_first_pkt.ts_nsec == 12);
+  CHECK(frames.read() == std::vector<std::uint32_t>{10, 11});
+  CHECK(frames.ring().take() == 2);
+  CHECK(source.header(1).num_pkts == 0);
+  CHECK(frames.read() == std::vector<std::uint32_t>{12, 13});
+}
+
+TEST_CASE("a block that is full leaves the rest for the next") {
+  constexpr unsigned kCount = 256;
+  TestFrames frames(kCount);
+  frames.ring().let_go();
+  for (std::uint32_t i = 0; i < kCount; ++i) REQUIRE(frames.fill(i, kFrameBytes - kMac));
+  const unsigned first = frames.ring().take();
+  CHECK(first < kCount);
+  CHECK(first > kCount / 4);
+  CHECK(frames.ring().source().header(1).num_pkts != 0);
+  unsigned taken = first;
+  std::vector<std::uint32_t> stamps = frames.read();
+  while (const unsigned more = frames.ring().take()) {
+    taken += more;
+    for (const std::uint32_t stamp : frames.read()) stamps.push_back(stamp);
+  }
+  CHECK(taken == kCount);
+  REQUIRE(stamps.size() == kCount);
+  for (std::uint32_t i = 0; i < kCount; ++i) CHECK(stamps[i] == i);
+}
+
+TEST_CASE("a frame whose bytes are not in it is corrupt, not read") {
+  struct {
+    std::uint16_t mac;
+    std::uint32_t bytes;
+  } const spoilt[] = {{0, 60},          {51, 60},           {kFrameBytes - 59, 60},
+                      {0xffff, 60},     {kMac, 0xffffffff}, {kMac, kFrameBytes - kMac + 1},
+                      {kFrameBytes, 1}, {kMac, 0x80000000}};
+  for (const auto& [mac, bytes] : spoilt) {
+    CAPTURE(mac, bytes);
+    TestFrames frames(4);
+    frames.ring().let_go();
+    REQUIRE(frames.fill(0));
+    REQUIRE(frames.fill(1));
+    frames.header(1).tp_mac = mac;
+    frames.header(1).tp_snaplen = bytes;
+    CHECK(frames.ring().take() == 2);
+    REQUIRE(frames.ring().source().open());
+    PacketCursor& cursor = frames.ring().source().cursor();
+    REQUIRE(cursor.has_packet());
+    cursor.next();
+    CHECK(cursor.corrupt());
+    CHECK(frames.room() == 4);
+  }
+}
+
+}  // namespace pcapv3::test

@@ -1,0 +1,94 @@
+// When to change over between two rings: by what it costs, with a hold and no flapping.
+#include "pcap-linux-v3/pace.h"
+
+#include "catch.h"
+
+namespace pcapv3::test {
+namespace {
+
+constexpr std::uint64_t kSecond = 1'000'000'000;
+
+/// Plays `seconds` of wake-ups, `rate` a second, each with `packets`, from `now_ns` on. Returns how
+/// often it changed over.
+unsigned play(Pace& pace, std::uint64_t& now_ns, double seconds, std::uint64_t rate,
+              std::uint64_t packets, bool full = false) {
+  unsigned changes = 0;
+  const auto count = static_cast<std::uint64_t>(seconds * static_cast<double>(rate));
+  for (std::uint64_t i = 0; i < count; ++i) {
+    now_ns += kSecond / rate;
+    changes += pace.count(packets, full, now_ns) ? 1 : 0;
+  }
+  return changes;
+}
+
+}  // namespace
+
+TEST_CASE("single packets come as frames, up to as many wake-ups as the budget has") {
+  constexpr std::uint64_t kMost = kSecond / Pace::kShare / (Pace::kWakeNs + Pace::kFrameNs);
+  Pace pace;
+  std::uint64_t now_ns = kSecond;
+  CHECK(play(pace, now_ns, 2, kMost * 9 / 10, 1) == 0);
+  CHECK_FALSE(pace.busy());
+  CHECK(play(pace, now_ns, 1, kMost * 12 / 10, 1) == 1);
+  CHECK(pace.busy());
+}
+
+TEST_CASE("packets that come many at once cost less each") {
+  Pace pace;
+  std::uint64_t now_ns = kSecond;
+  CHECK(play(pace, now_ns, 1, 6'000, 32) == 0);  // 192,000 packets a second
+  CHECK(play(pace, now_ns, 1, 31'000, 32) == 1);
+}
+
+TEST_CASE("a burst is no reason, a reader that does not keep up is") {
+  Pace pace;
+  std::uint64_t now_ns = kSecond;
+  CHECK_FALSE(pace.count(1000, false, now_ns));
+  CHECK(play(pace, now_ns, 0.005, 1'000, 45, true) == 1);
+  CHECK(pace.busy());
+}
+
+TEST_CASE("back to frames when few packets come, or none") {
+  Pace pace;
+  std::uint64_t now_ns = kSecond;
+  CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
+  const std::uint64_t block = Pace::kFewPackets / 1000;  // a millisecond's
+  CHECK(play(pace, now_ns, 1, 1'000, 2 * block) == 0);
+  CHECK(pace.left_ns(now_ns) > 0);
+  CHECK(pace.left_ns(now_ns) <= Pace::kHoldNs);
+  CHECK(play(pace, now_ns, 1, 1'000, block / 2) == 1);
+  CHECK_FALSE(pace.busy());
+
+  CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
+  CHECK_FALSE(pace.count(0, false, now_ns + pace.left_ns(now_ns) - 1));
+  CHECK(pace.count(0, false, now_ns + pace.left_ns(now_ns)));
+}
+
+TEST_CASE("no load makes it change over and over") {
+  for (const std::uint64_t rate : {1'000, 5'000, 9'000, 15'000, 18'000, 25'000, 60'000, 500'000}) {
+    Pace pace;
+    std::uint64_t now_ns = kSecond;
+    unsigned changes = 0;
+    std::uint64_t in_block = 0;
+    for (std::uint64_t i = 0; i < 3 * rate; ++i) {
+      now_ns += kSecond / rate;
+      ++in_block;
+      if (pace.busy() && now_ns % 1'000'000 >= kSecond / rate) continue;  // a block a millisecond
+      changes += pace.count(in_block, false, now_ns) ? 1 : 0;
+      in_block = 0;
+    }
+    CAPTURE(rate);
+    CHECK(changes <= 1);
+  }
+}
+
+TEST_CASE("a clock that is set back or ahead does no harm") {
+  Pace pace;
+  CHECK_FALSE(pace.count(1, false, 1000 * kSecond));
+  std::uint64_t now_ns = 2 * kSecond;
+  CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
+  CHECK(pace.count(1, false, now_ns + 1000 * kSecond));  // as if nothing had come for so long
+  CHECK_FALSE(pace.count(1, false, now_ns));
+}
+
+}  // namespace pcapv3::test
