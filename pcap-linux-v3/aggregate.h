@@ -28,10 +28,7 @@ struct pcapv3_aggregate {
  public:
   /// `lone`: it has one port, whose handle `handle` is; else that is one over the ports' handles.
   pcapv3_aggregate(pcap_t* handle, volatile std::sig_atomic_t* break_flag, bool lone)
-      : handle_(handle),
-        break_flag_(break_flag),
-        lone_(lone),
-        delivery_(break_flag, counters_) {}
+      : handle_(handle), break_flag_(break_flag), lone_(lone), delivery_(break_flag, counters_) {}
   pcapv3_aggregate(const pcapv3_aggregate&) = delete;
   pcapv3_aggregate& operator=(const pcapv3_aggregate&) = delete;
 
@@ -104,9 +101,7 @@ struct pcapv3_aggregate {
   bool leave_merge();
   int lend(pcap_v3_block** block);
   bool may_have_blocks();
-  std::uint64_t all() const {
-    return count_ == 0 ? 0 : ~std::uint64_t{0} >> (kMostPorts - count_);
-  }
+  std::uint64_t all() const { return count_ == 0 ? 0 : ~std::uint64_t{0} >> (kMostPorts - count_); }
 
   pcap_t* const handle_;
   volatile std::sig_atomic_t* const break_flag_;
@@ -132,7 +127,7 @@ struct pcapv3_aggregate {
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
   /// Of the lone port's interface: told of, and not looked into yet; it was nothing.
   enum class Trouble { kNone, kNew, kOver } trouble_ = Trouble::kNone;
-  bool watched_ = false;          // the program may wait by the descriptor
+  bool watched_ = false;  // the program may wait by the descriptor
   bool nonblocking_ = false;
   bool endless_ = false;
   bool has_read_ = false;

@@ -36,8 +36,8 @@ struct Arguments {
   std::uint32_t most_members;
 };
 
-/// Limits of members from 257 on, because what others ask for, by not asking, is 256. The kernel has
-/// 8 bytes for each.
+/// Limits of members from 257 on, because what others ask for, by not asking, is 256. The kernel
+/// has 8 bytes for each.
 constexpr std::uint32_t kLeastMembers = 257;
 constexpr std::uint32_t kMembersSpan = 3840;
 

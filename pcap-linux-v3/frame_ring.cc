@@ -55,8 +55,8 @@ bool FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t b
   const auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet));
   const std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
   const std::uint32_t in_block = block / frame;
-  const auto wanted =
-      static_cast<std::uint32_t>(std::clamp<std::uint64_t>(bytes / frame, kFewestFrames, kMostFrames));
+  const auto wanted = static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>(bytes / frame, kFewestFrames, kMostFrames));
   const std::uint32_t blocks = std::max((wanted + in_block / 2) / in_block, 1u);
   const tpacket_req request = {block, blocks, frame, blocks * in_block};
   if (setsockopt(socket, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) != 0) return false;
@@ -140,7 +140,8 @@ unsigned FrameRing::fill() {
     std::uint32_t bytes = 0;
     std::uint8_t* at = reinterpret_cast<std::uint8_t*>(block) + end;
     if (!stage(from, at, room - end, bytes)) break;
-    if (last != nullptr) last->tp_next_offset = static_cast<std::uint32_t>(at - reinterpret_cast<std::uint8_t*>(last));
+    if (last != nullptr)
+      last->tp_next_offset = static_cast<std::uint32_t>(at - reinterpret_cast<std::uint8_t*>(last));
     last = reinterpret_cast<tpacket3_hdr*>(at);
     if (header.num_pkts++ == 0) {
       header.ts_first_pkt.ts_sec = last->tp_sec;

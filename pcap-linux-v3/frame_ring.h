@@ -3,10 +3,10 @@
 //
 // The two sockets are in a fan-out group (fanout.h: join_pair) in which the kernel asks this ring
 // first and passes on to the V3 ring what has no room here (af_packet.c: fanout_demux_rollover). So
-// it is a gate: as long as frames are given back, packets come here; when they are held, the ring is
-// full after so many packets and everything goes to the V3 ring, without a wake-up; and when they
-// are let go, packets come here again. Neither costs a system call or a packet. When to do which is
-// pace.h's. At first all frames are held.
+// it is a gate: as long as frames are given back, packets come here; when they are held, the ring
+// is full after so many packets and everything goes to the V3 ring, without a wake-up; and when
+// they are let go, packets come here again. Neither costs a system call or a packet. When to do
+// which is pace.h's. At first all frames are held.
 //
 // What comes is copied into blocks laid out as V3's, so that all that reads blocks can read these.
 // That costs a copy of packets that come one by one, and gives each frame back at once.
@@ -36,8 +36,8 @@ class FrameRing {
   static void operator delete(void* memory);
 
   /// Makes and maps the ring on `socket`, which is not bound yet, has none, and is from now on this
-  /// one's to close: for packets of up to `largest_packet` bytes, in about `bytes` of memory. False,
-  /// with errno, if it can't be had.
+  /// one's to close: for packets of up to `largest_packet` bytes, in about `bytes` of memory.
+  /// False, with errno, if it can't be had.
   bool create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
   /// Takes over `frames`, made by mmap(2): `count` frames that no socket fills.
   bool adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes);

@@ -79,8 +79,8 @@ int pcapv3_listed_aggregate(const char** at, pcapv3_port_names* names, char* nam
   return pcapv3::next_listed(*at, *names, name, room, error);
 }
 
-pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,
-                                        int lone, char* error) {
+pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag, int lone,
+                                        char* error) {
   auto* aggregate = new pcapv3_aggregate(handle, break_flag, lone != 0);
   if (aggregate == nullptr) {
     std::snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a list of ports");

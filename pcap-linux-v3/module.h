@@ -41,9 +41,9 @@ int pcapv3_takes_immediate(const struct pcapv3_port* port);
 int pcapv3_adapts(const struct pcapv3_port* port);
 
 /*
- * Gives a port that has its ring, on socket `fd`, that other one: first on `frames`, a socket of the
- * same type that is not bound yet and the port's to close from then on; and when that is bound like
- * the first. Each is 0, or -1 with the debug log told: the port does without.
+ * Gives a port that has its ring, on socket `fd`, that other one: first on `frames`, a socket of
+ * the same type that is not bound yet and the port's to close from then on; and when that is bound
+ * like the first. Each is 0, or -1 with the debug log told: the port does without.
  */
 int pcapv3_add_frames(struct pcapv3_port* port, int frames, int cooked);
 int pcapv3_join_frames(struct pcapv3_port* port, int fd, int loopback);

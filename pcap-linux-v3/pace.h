@@ -33,8 +33,8 @@ class Pace {
   bool busy() const { return busy_; }
 
   /// One look at the rings has found `packets` that came the present way by `now_ns`, of any clock;
-  /// `full`: as many frames as fit, nearly. Returns whether it is time to change over, which is done
-  /// then.
+  /// `full`: as many frames as fit, nearly. Returns whether it is time to change over, which is
+  /// done then.
   bool count(std::uint64_t packets, bool full, std::uint64_t now_ns) {
     const std::uint64_t passed = now_ns > last_ns_ ? now_ns - last_ns_ : 0;
     last_ns_ = now_ns;

@@ -501,10 +501,10 @@ void pcapv3_port::take_frames(std::uint64_t now_ns) {
   }
 }
 
-/// To find the ring of frames full costs the kernel some 0.2 us a packet, and leaves a quarter of the
-/// ring of blocks unused. When that goes on, it is told to ask it no more. Meanwhile nobody reads:
-/// the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c: __fanout_set_data_bpf waits for RCU),
-/// and again to go back.
+/// To find the ring of frames full costs the kernel some 0.2 us a packet, and leaves a quarter of
+/// the ring of blocks unused. When that goes on, it is told to ask it no more. Meanwhile nobody
+/// reads: the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c: __fanout_set_data_bpf waits
+/// for RCU), and again to go back.
 void pcapv3_port::consider_bypass(std::uint64_t now_ns) {
   constexpr std::uint64_t kAfterNs = 100 * kNsPerMs;
   constexpr unsigned kMostRings = 2;  // filled in that time: one lasts for 50 ms at least

@@ -163,8 +163,8 @@ struct pcapv3_port {
   bool bypassed_ = false;    // the kernel does not ask the ring of frames
   bool has_frames_ = false;  // or had
   bool settled_ = false;
-  bool pressed_ = false;  // the ring of blocks was half full
-  bool merged_ = false;  // its packets can have come late
+  bool pressed_ = false;                // the ring of blocks was half full
+  bool merged_ = false;                 // its packets can have come late
   pcapv3::Lender* lender_ = nullptr;    // once a block was taken
   pcapv3::Program* program_ = nullptr;  // of the plan's filter, for blocks; null: not copied yet
   pcapv3::BlockWait block_wait_;

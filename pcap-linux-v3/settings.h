@@ -21,17 +21,17 @@ struct ByteSetting {
 struct Settings {
   enum class Immediate { kAdaptive, kV2, kV3 };
 
-  ByteSetting buffer;                         ///< PCAPV3_BUFFER.
-  ByteSetting block;                          ///< PCAPV3_BLOCK.
-  std::uint32_t retire_ms = 0;                ///< PCAPV3_RETIRE; 0: not set.
+  ByteSetting buffer;                          ///< PCAPV3_BUFFER.
+  ByteSetting block;                           ///< PCAPV3_BLOCK.
+  std::uint32_t retire_ms = 0;                 ///< PCAPV3_RETIRE; 0: not set.
   Immediate immediate = Immediate::kAdaptive;  ///< PCAPV3_IMMEDIATE.
-  std::uint32_t window_ms = 0;                ///< PCAPV3_WINDOW; 0: not set.
-  const char* ports = nullptr;                ///< PCAPV3_PORTS, not looked into.
-  FanoutSetting fanout;                       ///< PCAPV3_FANOUT.
-  bool drain = true;                          ///< PCAPV3_DRAIN.
-  const char* blocking = nullptr;             ///< PCAPV3_BLOCKING.
-  const char* stats = nullptr;                ///< PCAPV3_STATS: "stderr" or a file's path.
-  const char* debug = nullptr;                ///< PCAPV3_DEBUG: likewise.
+  std::uint32_t window_ms = 0;                 ///< PCAPV3_WINDOW; 0: not set.
+  const char* ports = nullptr;                 ///< PCAPV3_PORTS, not looked into.
+  FanoutSetting fanout;                        ///< PCAPV3_FANOUT.
+  bool drain = true;                           ///< PCAPV3_DRAIN.
+  const char* blocking = nullptr;              ///< PCAPV3_BLOCKING.
+  const char* stats = nullptr;                 ///< PCAPV3_STATS: "stderr" or a file's path.
+  const char* debug = nullptr;                 ///< PCAPV3_DEBUG: likewise.
 
   /// Reads `environment`, strings "NAME=VALUE" up to a null pointer, which must outlive what is
   /// read. False, with a text that names the variable, its value and what would be right, if a
