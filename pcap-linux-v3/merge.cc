@@ -11,6 +11,10 @@ namespace {
 /// Enough for any number of ports whose blocks are in order, so that nothing is allocated later.
 constexpr unsigned kPartsAPort = 8;
 
+/// How many packets the scan goes on past what must be scanned: so many as it has the cache fetch
+/// ahead (block.h), so that these come from the other CPU while as many are walked.
+constexpr unsigned kScanMore = 32;
+
 Stamp minus(Stamp stamp, std::uint64_t ns) {
   const std::uint64_t from = ns_of(stamp);
   return from > ns ? stamp_of(from - ns) : 0;
@@ -131,8 +135,8 @@ void Merge::scan() {
   scanned_ = kEndOfTime;
 }
 
-/// Scans a port some way past the oldest packet that is known: twice as far as must be, so that it
-/// is worth the while. False if there was no need, or no memory.
+/// Scans a port as far past the oldest packet that is known as must be, and a little more. False if
+/// there was no need, or no memory.
 bool Merge::scan(unsigned port) {
   Feed& feed = feeds_[port];
   Stamp oldest = 0;
@@ -141,7 +145,7 @@ bool Merge::scan(unsigned port) {
   } else if (feed.scan.has_packet()) {
     oldest = feed.scan.packet().stamp();
   }
-  const Stamp goal = stamp_of(ns_of(oldest) + 2 * kDisorderNs);
+  const Stamp goal = stamp_of(ns_of(oldest) + kDisorderNs);
   bool some = false;
   // Room for a stretch, and for what is corrupt behind it.
   while (feed.scanned != feed.open && feed.reached <= goal && reserve(size_ + 2)) {
@@ -151,7 +155,7 @@ bool Merge::scan(unsigned port) {
   return some;
 }
 
-/// Scans to the end of a stretch, or of the block, or past `goal`.
+/// Scans to the end of a stretch, or of the block, or a little past `goal`.
 void Merge::scan_stretch(unsigned port, Stamp goal) {
   Feed& feed = feeds_[port];
   const unsigned slot = feed.scanned;
@@ -162,12 +166,13 @@ void Merge::scan_stretch(unsigned port, Stamp goal) {
     const Stamp first = at.packet().stamp();
     Stamp last;
     Stamp next = first;
+    unsigned more = kScanMore;
     do {
       last = next;
       at.next();
       if (!at.has_packet()) break;
       next = at.packet().stamp();
-    } while (next >= last && last <= goal);
+    } while (next >= last && (last <= goal || --more != 0));
     if (feed.growing != kNoPart && first >= feed.last) {
       parts_[feed.growing].packets.grow(scan.up_to(at).left());
     } else {
