@@ -149,7 +149,7 @@ capture() {
       ;;
   esac
   [[ $library == none ]] || command=("$BUILDDIR/pcapv3" "${command[@]}")
-  WORDS=$(in_see timeout --foreground 120 env PCAPV3="$(switch "$library")" \
+  WORDS=$(in_see timeout --foreground 120 env "$(setting "$library")" \
     PCAPV3_BUFFER="${mib}M" taskset -c "$READER_CPU" "$BUILDDIR/bench/program" "${@:5}" \
     "$WORKDIR/said" "$ready" "${command[@]}" -- "${TRAFFIC[@]}") || die "$scenario: $program failed"
   # What was dropped is part of what tcpdump tells it received, and not of what the others tell. What
@@ -437,9 +437,10 @@ latency_pictures() {
     BEGIN {
       read_csv(csv)
       n = split("0 1 5 10 20 30 40 50 60 70 80 90 95 98 99 100", percent, " ")
-      print "style\tstock\t2\t8 5\nstyle\tours\t1\tnone"
+      print "style\tstock\t2\t8 5\nstyle\tv3\t3\t2 4\nstyle\tours\t1\tnone"
       for (i = 1; i <= n; i++) {
         printf "stock\t%s\t%s\n", percent[i], median("stock,quantile_" percent[i])
+        printf "v3\t%s\t%s\n", percent[i], median("v3,quantile_" percent[i])
         printf "ours\t%s\t%s\n", percent[i], median("ours,quantile_" percent[i])
       }
     }' | draw latency.svg -v title="Immediate mode, 197 packets/s: from time stamp to callback" \
