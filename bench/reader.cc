@@ -6,7 +6,8 @@
 //
 //   reader [OPTION]... count INTERFACE COMMAND...    read all; -e: stall now and then; -c: by which
 //                                                    call; -r: without libpcap; -o: and write it
-//   reader [OPTION]... latency INTERFACE COMMAND...  and tell the time from stamp to callback
+//   reader [OPTION]... latency INTERFACE COMMAND...  and tell the time from stamp to callback; -e:
+//                                                    of one packet in so many
 //   reader [OPTION]... hold INTERFACE COMMAND...     read nothing, and tell what the ring holds
 //   reader [OPTION]... many INTERFACE COMMAND...     sixteen handles at once
 //   reader [OPTION]... fanout INTERFACE COMMAND...   -n processes share what comes, in
@@ -20,6 +21,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,8 +48,8 @@ struct Options {
   bool immediate = false;        // -i
   int snapshot = 262144;         // -s: tcpdump's
   int timeout_ms = 100;          // -t
-  std::uint64_t every = 0;       // -e: stall after so many packets...
-  unsigned stall_ms = 0;         // -w: ...for so long
+  std::uint64_t every = 0;       // -e: stall, or take the time, after so many packets...
+  unsigned stall_ms = 0;         // -w: ...stall for so long
   int raw = 0;                   // -r 1|2|3: count, hold: a ring of that version, without libpcap
   unsigned buffer_mib = 0;       // -b: ring; 0: the library's choice
   std::string call = "loop";     // -c loop|dispatch|next_ex: count
@@ -131,6 +133,7 @@ pcap_t* open_warm(const char* interface) {
 
 struct Count {
   std::uint64_t packets = 0;
+  std::uint64_t untimed = 0;  // since the last whose time was taken
   std::vector<double> latencies_us;
 };
 
@@ -151,6 +154,8 @@ void on_packet(u_char* user, const pcap_pkthdr*, const u_char*) {
 void on_packet_timed(u_char* user, const pcap_pkthdr* header, const u_char*) {
   auto* count = reinterpret_cast<Count*>(user);
   ++count->packets;
+  if (++count->untimed < options.every) return;
+  count->untimed = 0;
   const double stamp = static_cast<double>(header->ts.tv_sec) * 1e9 +
                        static_cast<double>(header->ts.tv_usec);  // nanoseconds, as asked for
   count->latencies_us.push_back((clock_ns(CLOCK_REALTIME) - stamp) / 1e3);
@@ -175,6 +180,13 @@ void read_rest(pcap_t* handle, pcap_handler callback, Count& count, pcap_stat& s
 double quantile(std::vector<double>& values, double which) {
   std::sort(values.begin(), values.end());
   return values.empty() ? 0 : values[static_cast<std::size_t>(which * double(values.size() - 1))];
+}
+
+/// How often this process has given up its CPU in order to wait.
+long waits() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_nvcsw;
 }
 
 // ---- What is measured ----
@@ -221,14 +233,19 @@ void run_count(const char* interface, char** command, bool timed) {
                                 : options.every != 0 ? on_packet_stalling
                                                      : on_packet;
   looping = handle;
+  const double began = clock_ns(CLOCK_MONOTONIC);
+  const long waited = waits();
   const double start = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
   start_traffic(command);
   read_all(handle, callback, count);
   pcap_stat stats = {};
   read_rest(handle, callback, count, stats);
   const double cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - start;
+  const double percent = 100 * cpu / (clock_ns(CLOCK_MONOTONIC) - began);
+  const double wait_packets = static_cast<double>(count.packets) / double(waits() - waited + 1);
   wait_for_traffic();
   print_count(count.packets, stats.ps_recv, stats.ps_drop, cpu);
+  std::printf("cpu_percent %.2f packets_a_wait %.1f\n", percent, wait_packets);
   if (timed) {
     std::printf("median_us %.0f p99_us %.0f p999_us %.0f max_us %.0f\n",
                 quantile(count.latencies_us, 0.5), quantile(count.latencies_us, 0.99),

@@ -173,7 +173,7 @@ int main(int argc, char** argv) {
     }
   }
   if (count > 0) {
-    std::printf("mpps %.3f\n",
+    std::printf("mpps %.6f\n",
                 static_cast<double>(count) * 1e3 / static_cast<double>(now() - start));
   }
 }
