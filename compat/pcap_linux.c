@@ -133,8 +133,8 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
   }
   if (fd >= 0 && second_socket(p) >= 0 && fd == p->fd && level == SOL_SOCKET &&
       (name == SO_ATTACH_FILTER || name == SO_DETACH_FILTER) &&
-      setsockopt(second_socket(p), level, name, value, length) != 0) {
-    return -1;
+      setsockopt(second_socket(p), level, name, value, length) != 0 && name == SO_ATTACH_FILTER) {
+    return -1; /* stock code then does without a filter in the kernel, on both */
   }
   if (p != NULL && joined(p)->joining != NULL && level == SOL_PACKET && name == PACKET_RX_RING &&
       pcapv3_shut(joined(p)->joining, fd) != 0) {

@@ -112,22 +112,30 @@ void pcapv3_aggregate::follow_ports() {
 }
 
 int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
-  const int most = count <= 0 ? INT_MAX : count;
-  int delivered = 0;
+  has_read_ = true;
+  lends_ = false;
+  for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
+  drain_.begin_read(count != 1);
+  if (count != 1 || !has_direct() || drain_.active()) {
+    return read_rings(count <= 0 ? INT_MAX : count, 0, callback, user);
+  }
+  // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
+  const int delivered = ports_[0]->deliver_one(*direct_, callback, user);
+  if (delivered == 1 && has_direct() && *break_flag_ == 0) return stay(1);
+  return read_rings(1, delivered, callback, user);
+}
+
+/// Reads until `most` packets are delivered, `delivered` of them before.
+int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback, u_char* user) {
   bool looked = false;          // at packets, if only to reject them
   bool collected = false;       // events
   std::uint64_t waited_ms = 0;  // in the drain
   give_up_ns_ = 0;
-  has_read_ = true;
-  lends_ = false;
-
-  for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
-  drain_.begin_read(most > 1);
   set_cap();
   // A program that waits by select(2) may have done so for an event that brings nothing, such as a
   // block that was read already: its read must not wait on then. To be asked before that block is
   // given back, which takes the event away.
-  if (watched_ && !nonblocking_ && direct_ == nullptr && merge_.done() && !collect(0, collected)) {
+  if (watched_ && !nonblocking_ && !has_direct() && merge_.done() && !collect(0, collected)) {
     return PCAP_ERROR;
   }
   for (;;) {
@@ -252,6 +260,7 @@ bool pcapv3_aggregate::look_at_two(std::uint64_t now_ns) {
     ports_[0]->take_frames(now_ns);
     ports_[0]->relieve(sockets_[0]);
     if (ports_[0]->is_settled() && merge_.is_closed(kFrames) && !frames()->has_packets()) {
+      pcap_linux_count(handle_);  // the last of its socket's
       drop_frames();
     }
   }
@@ -266,6 +275,11 @@ bool pcapv3_aggregate::look_at_two(std::uint64_t now_ns) {
   }
   merge_.bypassed(direct_ == &blocks ? 0 : kFrames, direct_->header(0));
   return direct_->open();
+}
+
+/// Whether such a block is being read and has more.
+bool pcapv3_aggregate::has_direct() const {
+  return direct_ != nullptr && direct_->cursor().has_packet();
 }
 
 void pcapv3_aggregate::give_back_direct() {
@@ -453,9 +467,7 @@ bool pcapv3_aggregate::leave_merge() {
   if (direct_ != nullptr && direct_->cursor().done()) give_back_direct();
   if (direct_ == &ports_[0]->source()) direct_ = nullptr;  // the rest of it can be taken
   bool left = direct_ != nullptr;
-  for (unsigned i = 0; i < count_; ++i) {
-    left |= !merge_.is_closed(i);
-  }
+  for (unsigned i = 0; i < count_; ++i) left |= !merge_.is_closed(i);
   if (frames() != nullptr) left |= !merge_.is_closed(kFrames) || frames()->has_packets();
   if (!left) return true;
   pcap_linux_error(handle_,

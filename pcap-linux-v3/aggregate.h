@@ -81,6 +81,8 @@ struct pcapv3_aggregate {
   void give_back_direct();
   bool look_at_two(std::uint64_t now_ns);
   int direct_error();
+  int read_rings(int most, int delivered, pcap_handler callback, u_char* user);
+  bool has_direct() const;
   void look();
   int corrupt_block();
   int corrupt(const char* text);

@@ -112,6 +112,9 @@ struct pcapv3_port {
   void drop_frames();
   /// Delivers from the open block of `source`, one of the port's two.
   int deliver_from(pcapv3::Source& source, int most, pcap_handler callback, u_char* user);
+  int deliver_one(pcapv3::Source& source, pcap_handler callback, u_char* user) {
+    return delivery_.run(source.cursor(), 1, callback, user);
+  }
   /// Tells the kernel what the first read does (intake.h).
   void begin_read();
   /// Gives back the oldest block.
