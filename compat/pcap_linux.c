@@ -71,6 +71,7 @@ const char* stock_lib_version(void);
     int cooked;                   /* as that wants it: */       \
     unsigned most_retire_ms;      /* member_prepare() */        \
     int spare;                    /* a socket, or 0 */          \
+    int second_cooked;            /* begin_second() */          \
   }
 #undef PCAP_CREATE_COMMON
 #define PCAP_CREATE_COMMON(ebuf, type) \
@@ -430,17 +431,30 @@ static int is_loopback(const pcap_t* p, int index) {
   return index > 0 && index == joined((pcap_t*)p)->stock.lo_ifindex;
 }
 
-/* Makes the second socket, in all like the handle's own, and has the two read. Without it, a handle
+/* Begins to make the second ring, which takes the kernel as long as all else in an activation, and
+ * goes on meanwhile. */
+static void begin_second(pcap_t* p, struct pcapv3_port* port, int cooked) {
+  const int fd = socket(PF_PACKET, (cooked ? SOCK_DGRAM : SOCK_RAW) | SOCK_CLOEXEC, 0);
+  joined(p)->second_cooked = cooked;
+  char text[PCAP_ERRBUF_SIZE];
+  if (fd >= 0) pcapv3_begin_frames(port, fd, iface_get_id(fd, p->opt.device, text), cooked);
+}
+
+/* Makes the second socket in all like the handle's own, and has the two read. Without it, a handle
  * in immediate mode has blocks only. */
 static void add_second(pcap_t* p) {
   const struct pcap_linux* stock = &joined(p)->stock;
   struct pcapv3_port* port = joined(p)->port;
   char text[PCAP_ERRBUF_SIZE]; /* the handle's own may be a warning */
-  const int type = stock->cooked ? SOCK_DGRAM : SOCK_RAW;
-  const int fd = socket(PF_PACKET, type | SOCK_CLOEXEC, 0);
-  if (fd < 0 || pcapv3_add_frames(port, fd, stock->cooked) != 0) return;
+  if (!stock->cooked != !joined(p)->second_cooked) {
+    /* It was taken for another kind. This socket is younger than the handle's own: when the
+     * interface has been down, all packets come in blocks (fanout.cc). */
+    pcapv3_drop_frames(port);
+    begin_second(p, port, stock->cooked);
+  }
+  if (pcapv3_made_frames(port) != 0) return;
   struct pcapv3_aggregate* two = NULL;
-  if (iface_bind(fd, stock->ifindex, text, pcap_protocol(p)) == 0 &&
+  if (iface_bind(pcapv3_frames_socket(port), stock->ifindex, text, pcap_protocol(p)) == 0 &&
       pcapv3_join_frames(port, p->fd, is_loopback(p, stock->ifindex)) == 0) {
     two = pcapv3_aggregate_open(p, &p->break_loop, 1, text);
   }
@@ -506,9 +520,12 @@ static void port_cleanup(pcap_t* p) {
     /* A group's packets that came after the last read are missing elsewhere. */
     (void)(pcapv3_fans_out(joined(p)->port) ? pcap_stats_linux(p, &last) : port_stats(p, &last));
   }
+  leave_two(p);
+  struct pcapv3_frames* second = pcapv3_close_frames(joined(p)->port);
   leave_port(p);
   pcap_cleanup_linux(p);
   close_spare(p); /* last: it takes the kernel milliseconds, and the group is left by now */
+  pcapv3_wait_for_frames(second);
 }
 
 /* What stock code does with a ring that it has made (create_ring()), as far as it matters. */
@@ -561,6 +578,9 @@ static int port_activate(pcap_t* p) {
     p->opt.immediate = 0; /* which is what makes prepare_tpacket_socket() choose V2 */
   }
   if (pcapv3_fans_out(port)) joined(p)->joining = port;
+  const int adapts = why == NULL && joined(p)->immediate && joined(p)->aggregate == NULL &&
+                     !has_own_clock(p) && pcapv3_adapts(port);
+  if (adapts) begin_second(p, port, strcmp(p->opt.device, "any") == 0);
   activating_cooked = joined(p)->cooked;
   int status = pcap_activate_linux(p);
   activating_cooked = 0;
@@ -610,10 +630,7 @@ static int port_activate(pcap_t* p) {
   }
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
   if (joined(p)->aggregate != NULL && pcapv3_fans_out(port)) open_spare(p);
-  if (p->opt.immediate && joined(p)->aggregate == NULL && !has_own_clock(p) &&
-      pcapv3_adapts(port)) {
-    add_second(p);
-  }
+  if (adapts) add_second(p);
   pcapv3_refresh(port);
   return status;
 }

@@ -80,7 +80,6 @@ void pcapv3_aggregate::remove(unsigned index) {
   // A lone port goes with this, and a forked process may wait on the same descriptor still.
   if (!lone_) wait_.remove(sockets_[index]);
   merge_.remove(index);
-  ports_[index]->drop_frames();
   ports_[index]->leave();
   ports_[index] = nullptr;
 }
@@ -134,9 +133,11 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
   set_cap();
   // A program that waits by select(2) may have done so for an event that brings nothing, such as a
   // block that was read already: its read must not wait on then. To be asked before that block is
-  // given back, which takes the event away.
-  if (watched_ && !nonblocking_ && !has_direct() && merge_.done() && !collect(0, collected)) {
-    return PCAP_ERROR;
+  // given back, which takes the event away. One that does not wait in its reads would be told once
+  // more of what this read finds.
+  if (watched_ && !has_direct() && merge_.done()) {
+    if (!collect(0, collected)) return PCAP_ERROR;
+    collected |= nonblocking_;
   }
   for (;;) {
     if (*break_flag_ != 0) {

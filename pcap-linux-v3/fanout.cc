@@ -51,8 +51,8 @@ std::uint32_t mix(
 /// The members of a pair. They are numbered as they join, and anew in the order in which their
 /// sockets were made when the interface was down and comes up (af_packet.c: packet_notifier): both
 /// is this order.
-constexpr std::uint32_t kBlocksMember = 0;
-constexpr std::uint32_t kFramesMember = 1;
+constexpr std::uint32_t kFramesMember = 0;  // without a program, all is that one's
+constexpr std::uint32_t kBlocksMember = 1;
 
 /// The packets of a group go to its member number `member`.
 bool choose(int socket, std::uint32_t member) {
@@ -165,9 +165,8 @@ bool join_pair(int blocks, int frames, bool loopback) {
             pairs++);
     const auto id = static_cast<std::uint16_t>(0x8000u | number);
     const std::uint32_t most_members = kLeastMembers + (number >> 16) % kMembersSpan;
-    if (join(blocks, id, mode, most_members) == 0) {
-      return choose_frames(blocks) && join(frames, id, mode, most_members) == 0 &&
-             open_filter(frames, {});
+    if (join(frames, id, mode, most_members) == 0) {
+      return join(blocks, id, mode, most_members) == 0 && open_filter(frames, {});
     }
     if (errno != EINVAL) return false;  // which is what it says of a group that there is
   }

@@ -46,7 +46,8 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
 
 /// Has the packets of `blocks` go to `frames` for as long as that has room, in a group that the two
 /// have for themselves (PACKET_FANOUT_FLAG_ROLLOVER). Both have their rings and are bound alike;
-/// `frames` is shut, and has no room yet. False, with errno: `blocks` may be in a group by itself.
+/// `frames` is shut, has no room yet, and was made as a socket first. False, with errno: `blocks`
+/// may be in a group by itself.
 bool join_pair(int blocks, int frames, bool loopback);
 /// Has all their packets go to the one, or to the other for as long as it has room, as at first;
 /// `socket` is either. Takes the kernel some milliseconds. False, with errno.

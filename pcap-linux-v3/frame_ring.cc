@@ -42,26 +42,60 @@ void* FrameRing::operator new(std::size_t bytes) noexcept { return std::malloc(b
 void FrameRing::operator delete(void* memory) { std::free(memory); }
 
 FrameRing::~FrameRing() {
-  if (base_ != nullptr) munmap(base_, mapped_bytes_);
-  if (socket_ >= 0) close(socket_);
+  aside_.finish();
+  unmake();
 }
 
-bool FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes) {
+void FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes) {
   socket_ = socket;
+  largest_packet_ = largest_packet;
+  wanted_bytes_ = bytes;
+  aside_.start(
+      [](void* of) -> void* {
+        auto* ring = static_cast<FrameRing*>(of);
+        ring->error_ = ring->make() ? 0 : errno;
+        return nullptr;
+      },
+      this);
+}
+
+bool FrameRing::is_made() {
+  aside_.finish();
+  errno = error_;
+  return error_ == 0;
+}
+
+void FrameRing::close() {
+  aside_.start(
+      [](void* of) -> void* {
+        static_cast<FrameRing*>(of)->unmake();
+        return nullptr;
+      },
+      this);
+}
+
+void FrameRing::unmake() {
+  if (base_ != nullptr) munmap(base_, mapped_bytes_);
+  if (socket_ >= 0) ::close(socket_);
+  base_ = nullptr;
+  socket_ = -1;
+}
+
+bool FrameRing::make() {
   const int version = TPACKET_V2;
-  if (setsockopt(socket, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0) return false;
+  if (setsockopt(socket_, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0) return false;
   // A link-layer header lies within 16 bytes and its alignment (af_packet.c: tpacket_rcv).
   constexpr std::uint32_t kHeaders = TPACKET_ALIGN(kFrameHeaderBytes + 16) + 16;
-  const auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet));
+  const auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet_));
   const std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
   const std::uint32_t in_block = block / frame;
   const auto wanted = static_cast<std::uint32_t>(
-      std::clamp<std::uint64_t>(bytes / frame, kFewestFrames, kMostFrames));
+      std::clamp<std::uint64_t>(wanted_bytes_ / frame, kFewestFrames, kMostFrames));
   const std::uint32_t blocks = std::max((wanted + in_block / 2) / in_block, 1u);
   const tpacket_req request = {block, blocks, frame, blocks * in_block};
-  if (setsockopt(socket, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) != 0) return false;
+  if (setsockopt(socket_, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) != 0) return false;
   const std::size_t mapped = std::size_t{block} * blocks;
-  void* frames = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, socket, 0);
+  void* frames = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, socket_, 0);
   if (frames == MAP_FAILED) return false;
   page_block_bytes_ = block;
   frames_a_page_block_ = in_block;

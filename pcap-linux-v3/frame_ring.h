@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "error.h"
+#include "aside.h"
 #include "ring.h"
 #include "source.h"
 
@@ -35,10 +35,14 @@ class FrameRing {
   static void* operator new(std::size_t bytes) noexcept;
   static void operator delete(void* memory);
 
-  /// Makes and maps the ring on `socket`, which is not bound yet, has none, and is from now on this
-  /// one's to close: for packets of up to `largest_packet` bytes, in about `bytes` of memory.
-  /// False, with errno, if it can't be had.
-  bool create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
+  /// Begins to make and map the ring on `socket`, which is not bound yet, has none, and is from now
+  /// on this one's to close: for packets of up to `largest_packet` bytes, in about `bytes` of
+  /// memory.
+  void create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
+  /// Waits until it is made. False, with errno, if it can't be had.
+  bool is_made();
+  /// Begins to close it: nothing of it is used any more but the source, which is empty.
+  void close();
   /// Takes over `frames`, made by mmap(2): `count` frames that no socket fills.
   bool adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes);
 
@@ -67,6 +71,8 @@ class FrameRing {
  private:
   static constexpr unsigned kBlocks = 4;
 
+  bool make();
+  void unmake();
   std::byte* frame(unsigned index) const;
   bool is_ours(unsigned index) const;
   unsigned fill();
@@ -75,6 +81,9 @@ class FrameRing {
              std::uint32_t& bytes) const;
 
   const std::uint32_t headroom_;
+  std::uint64_t largest_packet_ = 0;
+  std::uint64_t wanted_bytes_ = 0;
+  int error_ = 0;  // errno of making it
   int socket_ = -1;
   std::byte* base_ = nullptr;
   std::size_t mapped_bytes_ = 0;
@@ -90,6 +99,7 @@ class FrameRing {
   Source source_{staged_};
   unsigned filling_ = 0;  // block of the source
   std::uint64_t sequence_ = 0;
+  Aside aside_;  // last: its thread uses the others
 };
 
 }  // namespace pcapv3

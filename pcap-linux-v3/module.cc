@@ -26,11 +26,18 @@ void pcapv3_close(pcapv3_port* port) { delete port; }
 int pcapv3_keeps_books(const pcapv3_port* port) { return port->keeps_books() ? 1 : 0; }
 int pcapv3_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
 int pcapv3_adapts(const pcapv3_port* port) { return port->adapts() ? 1 : 0; }
-int pcapv3_add_frames(pcapv3_port* port, int frames, int cooked) {
-  return port->add_frames(frames, cooked != 0) ? 0 : -1;
+void pcapv3_begin_frames(pcapv3_port* port, int frames, int interface, int cooked) {
+  port->begin_frames(frames, interface, cooked != 0);
 }
+int pcapv3_made_frames(pcapv3_port* port) { return port->has_made_frames() ? 0 : -1; }
 int pcapv3_join_frames(pcapv3_port* port, int fd, int loopback) {
   return port->join_frames(fd, loopback != 0) ? 0 : -1;
+}
+pcapv3_frames* pcapv3_close_frames(pcapv3_port* port) {
+  return reinterpret_cast<pcapv3_frames*>(port->part_with_frames());
+}
+void pcapv3_wait_for_frames(pcapv3_frames* frames) {
+  delete reinterpret_cast<pcapv3::FrameRing*>(frames);
 }
 void pcapv3_drop_frames(pcapv3_port* port) { port->drop_frames(); }
 int pcapv3_frames_socket(const pcapv3_port* port) { return port->frames_socket(); }

@@ -41,13 +41,21 @@ int pcapv3_takes_immediate(const struct pcapv3_port* port);
 int pcapv3_adapts(const struct pcapv3_port* port);
 
 /*
- * Gives a port that has its ring, on socket `fd`, that other one: first on `frames`, a socket of
- * the same type that is not bound yet and the port's to close from then on; and when that is bound
- * like the first. Each is 0, or -1 with the debug log told: the port does without.
+ * Gives a port that other one. `frames` is a socket of the same type as the handle's, cooked or
+ * not, made before that, not bound, and the port's to close from then on. It is begun with before
+ * the handle is activated on interface `interface` (0: all), and goes on meanwhile; then its socket
+ * is bound as the handle's, `fd`, and the two are joined. Each of these two is 0, or -1 with the
+ * debug log told: the port does without.
  */
-int pcapv3_add_frames(struct pcapv3_port* port, int frames, int cooked);
+void pcapv3_begin_frames(struct pcapv3_port* port, int frames, int interface, int cooked);
+int pcapv3_made_frames(struct pcapv3_port* port);
 int pcapv3_join_frames(struct pcapv3_port* port, int fd, int loopback);
 void pcapv3_drop_frames(struct pcapv3_port* port);
+/* Begins to close it, which goes on meanwhile, when nothing is read any more; and waits for that.
+ * NULL is allowed. */
+struct pcapv3_frames;
+struct pcapv3_frames* pcapv3_close_frames(struct pcapv3_port* port);
+void pcapv3_wait_for_frames(struct pcapv3_frames* frames);
 /* That socket; -1 if there is none (any more). */
 int pcapv3_frames_socket(const struct pcapv3_port* port);
 

@@ -437,21 +437,29 @@ void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
 
 // ---- Immediate mode by two rings ----
 
-bool pcapv3_port::add_frames(int frames, bool cooked) {
-  // As much as one sixteenth of the ring of blocks.
-  constexpr std::uint64_t kShare = 16;
+void pcapv3_port::begin_frames(int frames, int interface, bool cooked) {
+  constexpr std::uint64_t kBytes = 4 * pcapv3::kMiB;
+  constexpr std::uint64_t kShare = 1024;  // of free memory, at most
   frames_ = new pcapv3::FrameRing(cooked ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
   if (frames_ == nullptr) {
     close(frames);
-    return false;
+    return;
   }
-  if (frames_->create(frames, largest_packet_, ring_.geometry().ring_bytes() / kShare) &&
-      pcapv3::shut(frames)) {
-    return true;
-  }
+  frames_->create(frames, pcapv3::largest_packet(interface),
+                  std::min(kBytes, pcapv3::free_memory() / kShare));
+}
+
+bool pcapv3_port::has_made_frames() {
+  if (frames_ == nullptr) return false;
+  if (frames_->is_made() && pcapv3::shut(frames_->socket())) return true;
   debug_.line("%s: no ring of frames: %s", device_, std::strerror(errno));
   drop_frames();
   return false;
+}
+
+pcapv3::FrameRing* pcapv3_port::part_with_frames() {
+  if (frames_ != nullptr) frames_->close();
+  return std::exchange(frames_, nullptr);
 }
 
 bool pcapv3_port::join_frames(int fd, bool loopback) {
@@ -506,8 +514,8 @@ void pcapv3_port::take_frames(std::uint64_t now_ns) {
 /// reads: the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c: __fanout_set_data_bpf waits
 /// for RCU), and again to go back.
 void pcapv3_port::consider_bypass(std::uint64_t now_ns) {
-  constexpr std::uint64_t kAfterNs = 100 * kNsPerMs;
-  constexpr unsigned kMostRings = 2;  // filled in that time: one lasts for 50 ms at least
+  constexpr std::uint64_t kAfterNs = 1000 * kNsPerMs;
+  constexpr unsigned kMostRings = 20;  // filled in that time: one lasts for 50 ms at least
   if (now_ns - busy_since_ns_ < kAfterNs) return;
   bypassed_ = counters_.blocks - busy_since_block_ <= kMostRings * source_.block_count() &&
               pcapv3::choose_blocks(frames_->socket());

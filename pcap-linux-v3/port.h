@@ -22,6 +22,7 @@
 #include "intake.h"
 #include "lending.h"
 #include "log.h"
+#include "machine.h"
 #include "module.h"
 #include "pace.h"
 #include "ring.h"
@@ -51,10 +52,14 @@ struct pcapv3_port {
   bool shut(int fd);
   bool join_fanout(int fd, int index, bool loopback);
   bool renew(int fd, int spare, int index, bool loopback);
-  /// Makes a second ring, of frames, on `frames`, which is the port's from then on.
-  bool add_frames(int frames, bool cooked);
+  /// Begins to make a second ring, of frames, on `frames`, which is the port's from then on.
+  void begin_frames(int frames, int interface, bool cooked);
+  /// Whether that is made. False: it is gone.
+  bool has_made_frames();
   /// Has packets of `fd` and that ring, both bound, come by one or the other. False: it is gone.
   bool join_frames(int fd, bool loopback);
+  /// Leaves it to the caller, closed or nearly.
+  pcapv3::FrameRing* part_with_frames();
   int frames_socket() const { return frames_ != nullptr ? frames_->socket() : -1; }
   int make_ring(int fd, const pcapv3_wish& wish);
   void refresh();
@@ -159,7 +164,7 @@ struct pcapv3_port {
   pcapv3::Intake intake_;
   pcapv3::Drain drain_;
   pcapv3::FrameRing* frames_ = nullptr;
-  pcapv3::Pace pace_;
+  pcapv3::Pace pace_{pcapv3::kernel_is_at_least(6, 18)};
   std::uint64_t block_packets_ = 0;  // that came in blocks and pace_ does not know of
   std::uint64_t busy_since_ns_ = 0;  // and the blocks read by then
   std::uint64_t busy_since_block_ = 0;

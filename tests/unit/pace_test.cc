@@ -25,7 +25,7 @@ unsigned play(Pace& pace, std::uint64_t& now_ns, double seconds, std::uint64_t r
 
 TEST_CASE("single packets come as frames, up to as many wake-ups as the budget has") {
   constexpr std::uint64_t kMost = kSecond / Pace::kShare / (Pace::kWakeNs + Pace::kFrameNs);
-  Pace pace;
+  Pace pace(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(pace, now_ns, 2, kMost * 9 / 10, 1) == 0);
   CHECK_FALSE(pace.busy());
@@ -34,14 +34,14 @@ TEST_CASE("single packets come as frames, up to as many wake-ups as the budget h
 }
 
 TEST_CASE("packets that come many at once cost less each") {
-  Pace pace;
+  Pace pace(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(pace, now_ns, 1, 6'000, 32) == 0);  // 192,000 packets a second
   CHECK(play(pace, now_ns, 1, 31'000, 32) == 1);
 }
 
 TEST_CASE("a burst is no reason, a reader that does not keep up is") {
-  Pace pace;
+  Pace pace(true);
   std::uint64_t now_ns = kSecond;
   CHECK_FALSE(pace.count(1000, false, now_ns));
   CHECK(play(pace, now_ns, 0.005, 1'000, 45, true) == 1);
@@ -49,7 +49,7 @@ TEST_CASE("a burst is no reason, a reader that does not keep up is") {
 }
 
 TEST_CASE("back to frames when few packets come, or none") {
-  Pace pace;
+  Pace pace(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
   const std::uint64_t block = Pace::kFewPackets / 1000;  // a millisecond's
@@ -64,9 +64,22 @@ TEST_CASE("back to frames when few packets come, or none") {
   CHECK(pace.count(0, false, now_ns + pace.left_ns(now_ns)));
 }
 
+TEST_CASE("a load that waits for answers stays with frames") {
+  Pace pace(true);
+  std::uint64_t now_ns = kSecond;
+  CHECK(play(pace, now_ns, 0.003, 70'000, 1) == 1);
+  CHECK(play(pace, now_ns, 0.015, 1'000, 1) == 1);  // each answer takes a millisecond now
+  CHECK_FALSE(pace.busy());
+  CHECK(play(pace, now_ns, 0.9, 70'000, 1) == 0);
+  CHECK(play(pace, now_ns, 0.01, 1'000, 60, true) == 1);  // but who does not keep up, does not
+  CHECK(play(pace, now_ns, 0.1, 1'000, 100) == 0);
+  CHECK(play(pace, now_ns, 0.02, 1'000, 0) == 1);
+  CHECK(play(pace, now_ns, 1.1, 70'000, 1) == 1);
+}
+
 TEST_CASE("no load makes it change over and over") {
   for (const std::uint64_t rate : {1'000, 5'000, 9'000, 15'000, 18'000, 25'000, 60'000, 500'000}) {
-    Pace pace;
+    Pace pace(true);
     std::uint64_t now_ns = kSecond;
     unsigned changes = 0;
     std::uint64_t in_block = 0;
@@ -83,7 +96,7 @@ TEST_CASE("no load makes it change over and over") {
 }
 
 TEST_CASE("a clock that is set back or ahead does no harm") {
-  Pace pace;
+  Pace pace(true);
   CHECK_FALSE(pace.count(1, false, 1000 * kSecond));
   std::uint64_t now_ns = 2 * kSecond;
   CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);

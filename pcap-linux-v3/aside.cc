@@ -1,0 +1,23 @@
+#include "aside.h"
+
+#include <signal.h>
+
+namespace pcapv3 {
+
+void Aside::start(void* (*work)(void*), void* of) {
+  finish();
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  const bool blocked = pthread_sigmask(SIG_SETMASK, &all, &before) == 0;
+  running_ = pthread_create(&thread_, nullptr, work, of) == 0;
+  if (blocked) pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (!running_) work(of);
+}
+
+void Aside::finish() {
+  if (running_) pthread_join(thread_, nullptr);
+  running_ = false;
+}
+
+}  // namespace pcapv3

@@ -1,0 +1,30 @@
+// A piece of work on a thread of its own, which lasts no longer than that: for system calls in
+// which the kernel only waits, for milliseconds, while there is something else to do.
+//
+// Making and closing a packet socket's ring are such: each waits for RCU (af_packet.c:
+// packet_set_ring, packet_release), 8 to 24 ms at 250 Hz, and several of them wait together as long
+// as one. The thread has all signals blocked. Where none is to be had, the work is done at once.
+#pragma once
+
+#include <pthread.h>
+
+namespace pcapv3 {
+
+class Aside {
+ public:
+  Aside() = default;
+  ~Aside() { finish(); }
+  Aside(const Aside&) = delete;
+  Aside& operator=(const Aside&) = delete;
+
+  /// Begins `work`, once what was begun before is done.
+  void start(void* (*work)(void*), void* of);
+  /// Waits until it is done.
+  void finish();
+
+ private:
+  pthread_t thread_{};
+  bool running_ = false;
+};
+
+}  // namespace pcapv3
