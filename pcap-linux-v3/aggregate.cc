@@ -261,7 +261,6 @@ bool pcapv3_aggregate::look_at_two(std::uint64_t now_ns) {
     ports_[0]->take_frames(now_ns);
     ports_[0]->relieve(sockets_[0]);
     if (ports_[0]->is_settled() && merge_.is_closed(kFrames) && !frames()->has_packets()) {
-      pcap_linux_count(handle_);  // the last of its socket's
       drop_frames();
     }
   }

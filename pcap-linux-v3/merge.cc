@@ -317,7 +317,7 @@ void Merge::look(std::uint64_t now_ns) {
     find_complete(feed, now_ns);
     complete = std::min(complete, feed.complete);
     // Waiting must not make the ring overflow: when half of it is full, what is open may go.
-    if (feed.open != 0 && feed.source->has(feed.source->block_count() / 2)) {
+    if (feed.open != 0 && !one_interface_ && feed.source->has(feed.source->block_count() / 2)) {
       forced = std::max(forced, feed.newest[0]);
     }
   }
@@ -349,7 +349,7 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
       if (at == opened(header) && at <= now) {
         complete = minus(at, disorder_ns_);
       }
-      complete = std::max(complete, minus(now, window_ns_));
+      if (!one_interface_) complete = std::max(complete, minus(now, window_ns_));
     }
   }
   // A packet from the future tells nothing of what can still come.

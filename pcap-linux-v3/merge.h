@@ -59,8 +59,12 @@ class Merge {
   /// The longest that a packet waits for those of other ports, in nanoseconds.
   void set_window(std::uint64_t window_ns) { window_ns_ = window_ns; }
   /// All packets come by one interface: what is in one ring's place before what is in the other's
-  /// has been stamped before it, as it would have been in a ring for both.
-  void set_one_interface() { disorder_ns_ = 0; }
+  /// has been stamped before it, as it would have been in a ring for both. What is seen to be still
+  /// to come is waited for, because it always comes soon.
+  void set_one_interface() {
+    disorder_ns_ = 0;
+    one_interface_ = true;
+  }
 
   /// Takes in the port with the number `port`, below kMostPorts. What is given with it must live as
   /// long as packets are taken: its filter, and the counters, which get its late packets. False if
@@ -239,6 +243,7 @@ class Merge {
 
   std::uint64_t window_ns_ = 25'000'000;
   std::uint64_t disorder_ns_ = kDisorderNs;  // of packets of different ports
+  bool one_interface_ = false;
   Feed feeds_[kMostPorts];
   unsigned ports_ = 0;  // one more than the highest port's number
   Head* heap_ = nullptr;

@@ -408,7 +408,9 @@ void pcapv3_port::close_block() {
 
 void pcapv3_port::leave_block() {
   ++counters_.blocks;
-  if (filtering_old_blocks_ && pcap_linux_block_filtered(handle_) == 0) refresh();
+  // Frames can be as old as the blocks that the kernel's filter is younger than.
+  const bool has_frames = frames_ != nullptr && frames_->has_packets();
+  if (filtering_old_blocks_ && !has_frames && pcap_linux_block_filtered(handle_) == 0) refresh();
 }
 
 const char* pcapv3_port::corrupt_block(const pcapv3::PacketCursor& cursor, unsigned block) {
@@ -477,7 +479,13 @@ bool pcapv3_port::join_frames(int fd, bool loopback) {
 
 void pcapv3_port::drop_frames() {
   if (frames_ == nullptr) return;
-  if (!frames_->used()) has_frames_ = merged_ = false;
+  if (frames_->used()) {
+    pcap_linux_count(handle_);  // the last of its socket's
+  } else {
+    has_frames_ = merged_ = false;
+  }
+  if (kept_ >= 0) ring_.give_back(static_cast<unsigned>(kept_));
+  kept_ = -1;
   delete frames_;
   frames_ = nullptr;
   intake_.forget_second();
@@ -542,6 +550,16 @@ void pcapv3_port::settle() {
   if (settled_) return;
   (void)pcapv3::choose_blocks(frames_->socket());
   settled_ = true;
+  // The socket that the program waits on from now on tells nothing of frames. It calls itself
+  // readable while the block before the one that is being filled is not the kernel's
+  // (af_packet.c: packet_poll): that is kept until they have been read.
+  if (frames_->has_packets() && !source_.has(0)) {
+    const unsigned before = source_.index(source_.block_count() - 1);
+    if (!ring_.is_ours(before)) {
+      ring_.keep(before);
+      kept_ = static_cast<int>(before);
+    }
+  }
   debug_.line("%s: no more packets by the ring of frames", device_);
 }
 

@@ -171,6 +171,7 @@ struct pcapv3_port {
   bool bypassed_ = false;    // the kernel does not ask the ring of frames
   bool has_frames_ = false;  // or had
   bool settled_ = false;
+  int kept_ = -1;                       // a block that makes the socket readable; -1: none
   bool pressed_ = false;                // the ring of blocks was half full
   bool merged_ = false;                 // its packets can have come late
   pcapv3::Lender* lender_ = nullptr;    // once a block was taken

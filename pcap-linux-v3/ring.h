@@ -50,6 +50,10 @@ class Ring {
     return (__atomic_load_n(&block(index)->hdr.bh1.block_status, __ATOMIC_ACQUIRE) &
             TP_STATUS_USER) != 0;
   }
+  /// Takes a block that the kernel has not come to, which does not come to it then.
+  void keep(unsigned index) {
+    __atomic_store_n(&block(index)->hdr.bh1.block_status, TP_STATUS_USER, __ATOMIC_RELEASE);
+  }
   /// Gives a block back to the kernel. Nothing in it may be read any more.
   void give_back(unsigned index) { give_back(*block(index)); }
   static void give_back(tpacket_block_desc& block) {
