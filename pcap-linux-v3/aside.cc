@@ -6,6 +6,10 @@ namespace pcapv3 {
 
 void Aside::start(void* (*work)(void*), void* of) {
   finish();
+  if (is_forked()) {
+    work(of);
+    return;
+  }
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
@@ -16,7 +20,7 @@ void Aside::start(void* (*work)(void*), void* of) {
 }
 
 void Aside::finish() {
-  if (running_) pthread_join(thread_, nullptr);
+  if (running_ && !is_forked()) pthread_join(thread_, nullptr);
   running_ = false;
 }
 

@@ -3,10 +3,14 @@
 //
 // Making and closing a packet socket's ring are such: each waits for RCU (af_packet.c:
 // packet_set_ring, packet_release), 8 to 24 ms at 250 Hz, and several of them wait together as long
-// as one. The thread has all signals blocked. Where none is to be had, the work is done at once.
+// as one. The thread has all signals blocked. Where none is to be had, the work is done at once; so
+// it is in a process that has been forked since, which has none of its parent's threads, and should
+// make none (fork(2)).
 #pragma once
 
 #include <pthread.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 namespace pcapv3 {
 
@@ -23,6 +27,9 @@ class Aside {
   void finish();
 
  private:
+  bool is_forked() const { return getpid() != process_; }
+
+  const pid_t process_ = getpid();
   pthread_t thread_{};
   bool running_ = false;
 };
