@@ -32,8 +32,9 @@ inline void pin() {
   CHECK(sched_setaffinity(0, sizeof(set), &set) == 0, "%s", std::strerror(errno));
 }
 
-constexpr std::size_t kLoadSize = 100;  // of the frames of a load, but for the last, which has one
-                                        // byte more
+/// Bytes of the frames of a load; the last of all has one more.
+constexpr std::size_t kLoadSize = 100;
+// Where a frame has its number, and what that decides.
 constexpr std::size_t kLoadNumber = 26;
 constexpr std::size_t kLoadFill = 42;
 
@@ -114,9 +115,9 @@ class Seen {
   std::atomic<std::uint32_t> count_ = 0;
 };
 
-/// Sends such a load on each of some ports. Ten times a second it is quiet, with 500 frames a
-/// second, and then busy, as fast as the link takes them, but never so far ahead of the reader that
-/// no ring could hold it.
+/// Sends such a load on each of some ports. Ten times a second, if not told otherwise, it is quiet,
+/// with 500 frames a second, and then busy, as fast as the link takes them, but never so far ahead
+/// of the reader that no ring could hold it.
 class Load {
  public:
   struct Shape {
@@ -124,6 +125,8 @@ class Load {
     bool in_turn = false;  ///< Every other port is quiet while the rest are busy.
     double seconds = 1;
     std::uint32_t most_ahead = 20000;
+    unsigned quiet_ms = 50;
+    unsigned busy_ms = 50;
   };
 
   Load(const Shape& shape, const Seen& seen) : shape_(shape), seen_(seen) {
@@ -141,7 +144,6 @@ class Load {
  private:
   void send(unsigned port) {
     using std::chrono::milliseconds;
-    constexpr milliseconds kHalf(50);
     constexpr milliseconds kPause(2);
     pin();
     const Sender& sender = *senders_[port];
@@ -155,7 +157,7 @@ class Load {
     auto until = Clock::now();
     const auto end = until + std::chrono::duration<double>(shape_.seconds);
     while (until < end) {
-      until += kHalf;
+      until += milliseconds(busy ? shape_.busy_ms : shape_.quiet_ms);
       while (Clock::now() < until) {
         if (busy && sent_.load(std::memory_order_relaxed) < seen_.count() + shape_.most_ahead) {
           for (int i = 0; i < 32; ++i) send_one();
