@@ -519,8 +519,8 @@ void pcapv3_port::take_frames(std::uint64_t now_ns) {
 
 /// To find the ring of frames full costs the kernel some 0.2 us a packet, and leaves a quarter of
 /// the ring of blocks unused. When that goes on, it is told to ask it no more. Meanwhile nobody
-/// reads: the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c: __fanout_set_data_bpf waits
-/// for RCU), and again to go back.
+/// reads: but for the first time, the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c:
+/// __fanout_set_data_bpf waits for RCU to free the program before), and again to go back.
 void pcapv3_port::consider_bypass(std::uint64_t now_ns) {
   constexpr std::uint64_t kAfterNs = 1000 * kNsPerMs;
   constexpr unsigned kMostRings = 20;  // filled in that time: one lasts for 50 ms at least
@@ -548,6 +548,8 @@ void pcapv3_port::relieve(int socket) {
 
 void pcapv3_port::settle() {
   if (settled_) return;
+  // Twice: to take a program's place waits for packets that are under way.
+  (void)pcapv3::choose_blocks(frames_->socket());
   (void)pcapv3::choose_blocks(frames_->socket());
   settled_ = true;
   // The socket that the program waits on from now on tells nothing of frames. It calls itself
