@@ -66,7 +66,8 @@ struct pcapv3_aggregate {
   void wake() { wait_.wake(); }
 
  private:
-  static constexpr unsigned kMostPorts = PCAPV3_MOST_PORTS;
+  static constexpr unsigned kMostPorts = pcapv3::Merge::kMostPorts;
+  static_assert(kMostPorts == PCAPV3_MOST_PORTS);
   /// The merge's number for the lone port's ring of frames; that of its blocks is 0.
   static constexpr unsigned kFrames = 1;
 

@@ -50,8 +50,8 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
 /// may be in a group by itself.
 bool join_pair(int blocks, int frames, bool loopback);
 /// Has all their packets go to the one, or to the other for as long as it has room, as at first;
-/// `socket` is either. Takes the kernel some milliseconds, but for the first time: then packets under
-/// way can still go the other way. False, with errno.
+/// `socket` is either. Takes the kernel some milliseconds, but for the first time: then packets
+/// under way can still go the other way. False, with errno.
 bool choose_blocks(int socket);
 bool choose_frames(int socket);
 

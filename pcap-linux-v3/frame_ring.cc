@@ -59,7 +59,7 @@ void FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t b
       this);
 }
 
-bool FrameRing::is_made() {
+bool FrameRing::wait_until_made() {
   aside_.finish();
   errno = error_;
   return error_ == 0;

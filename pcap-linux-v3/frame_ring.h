@@ -40,7 +40,7 @@ class FrameRing {
   /// memory.
   void create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
   /// Waits until it is made. False, with errno, if it can't be had.
-  bool is_made();
+  bool wait_until_made();
   /// Begins to close it: nothing of it is used any more but the source, which is empty.
   void close();
   /// Takes over `frames`, made by mmap(2): `count` frames that no socket fills.

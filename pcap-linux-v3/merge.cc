@@ -342,12 +342,12 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
                       __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
     feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) == 0;
     if (feed.empty) {
-      complete = minus(now, disorder_ns_);
+      complete = minus(now, disorder_ns());
     } else {
       const Stamp at = opened(header);
       // Read twice, because seconds and nanoseconds are written one after the other.
       if (at == opened(header) && at <= now) {
-        complete = minus(at, disorder_ns_);
+        complete = minus(at, disorder_ns());
       }
       if (!one_interface_) complete = std::max(complete, minus(now, window_ns_));
     }
@@ -363,7 +363,7 @@ std::uint64_t Merge::ripe_ns() const {
   for (unsigned port = 0; port < ports_; ++port) {
     const Feed& feed = feeds_[port];
     if (feed.source == nullptr || feed.complete >= head) continue;
-    wait = std::max(wait, feed.empty ? disorder_ns_ : window_ns_);
+    wait = std::max(wait, feed.empty ? disorder_ns() : window_ns_);
   }
   return ns_of(head) + wait;
 }

@@ -46,8 +46,7 @@ namespace pcapv3 {
 
 class Merge {
  public:
-  /// Twice as many as an aggregate has: in immediate mode a port has two rings, each a port here.
-  static constexpr unsigned kMostPorts = 128;
+  static constexpr unsigned kMostPorts = 64;
   /// How much older a packet's stamp can be than one that is before it in the ring, in nanoseconds.
   static constexpr std::uint64_t kDisorderNs = 1'000'000;
 
@@ -61,10 +60,7 @@ class Merge {
   /// All packets come by one interface: what is in one ring's place before what is in the other's
   /// has been stamped before it, as it would have been in a ring for both. What is seen to be still
   /// to come is waited for, because it always comes soon.
-  void set_one_interface() {
-    disorder_ns_ = 0;
-    one_interface_ = true;
-  }
+  void set_one_interface() { one_interface_ = true; }
 
   /// Takes in the port with the number `port`, below kMostPorts. What is given with it must live as
   /// long as packets are taken: its filter, and the counters, which get its late packets. False if
@@ -225,6 +221,8 @@ class Merge {
     return a.stamp != b.stamp ? a.stamp < b.stamp
                               : static_cast<std::int32_t>(a.order - b.order) < 0;
   }
+  /// Of packets of different ports.
+  std::uint64_t disorder_ns() const { return one_interface_ ? 0 : kDisorderNs; }
   Stamp oldest() const { return walking_ ? stamp_ : heap_[0].stamp; }
   bool reserve(unsigned parts);
   void push(unsigned port, unsigned block, Stretch packets, Stamp stamp);
@@ -242,7 +240,6 @@ class Merge {
   void find_complete(Feed& feed, std::uint64_t now_ns);
 
   std::uint64_t window_ns_ = 25'000'000;
-  std::uint64_t disorder_ns_ = kDisorderNs;  // of packets of different ports
   bool one_interface_ = false;
   Feed feeds_[kMostPorts];
   unsigned ports_ = 0;  // one more than the highest port's number

@@ -453,7 +453,7 @@ void pcapv3_port::begin_frames(int frames, int interface, bool cooked) {
 
 bool pcapv3_port::has_made_frames() {
   if (frames_ == nullptr) return false;
-  if (frames_->is_made() && pcapv3::shut(frames_->socket())) return true;
+  if (frames_->wait_until_made() && pcapv3::shut(frames_->socket())) return true;
   debug_.line("%s: no ring of frames: %s", device_, std::strerror(errno));
   drop_frames();
   return false;
