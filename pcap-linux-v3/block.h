@@ -15,8 +15,10 @@
 #include <linux/if_packet.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace pcapv3 {
 
@@ -40,6 +42,12 @@ constexpr std::uint64_t ns_of(Stamp stamp) {
   return (stamp >> 32) * 1'000'000'000 + (stamp & 0xffffffff);
 }
 
+/// Has the cache fetch what is read of a packet's header, which can lie across two of its lines.
+inline void fetch_header(const std::uint8_t* packet) {
+  __builtin_prefetch(packet);
+  __builtin_prefetch(packet + offsetof(tpacket3_hdr, hv1));
+}
+
 /// A packet in a block. Valid while the block is not given back; made by cursors only, so that all
 /// it points at has been checked.
 class PacketView {
@@ -49,7 +57,13 @@ class PacketView {
   std::uint8_t* bytes() const { return at_ + header().tp_mac; }
   const tpacket3_hdr& header() const { return *reinterpret_cast<const tpacket3_hdr*>(at_); }
   /// When the kernel or the card stamped it.
-  Stamp stamp() const { return Stamp{header().tp_sec} << 32 | header().tp_nsec; }
+  Stamp stamp() const {
+    // Seconds and nanoseconds lie side by side: one load.
+    static_assert(offsetof(tpacket3_hdr, tp_nsec) == offsetof(tpacket3_hdr, tp_sec) + 4);
+    Stamp stamp;
+    std::memcpy(&stamp, &header().tp_sec, sizeof(stamp));
+    return std::endian::native == std::endian::little ? std::rotl(stamp, 32) : stamp;
+  }
   const sockaddr_ll& address() const {
     return *reinterpret_cast<const sockaddr_ll*>(at_ + kAddressOffset);
   }
@@ -76,25 +90,20 @@ class Stretch {
   bool is_at(const Stretch& other) const { return at_ == other.at_; }
   /// So many packets more have been walked, behind the last one.
   void grow(std::uint32_t packets) { left_ += packets; }
-  void next() {
+  /// Goes to the next packet. Returns how many bytes it lies behind the one before.
+  std::uint32_t next() {
+    // From where the first walk has left it to the nearest cache, if packets are of one size.
+    constexpr std::size_t kPacketsAhead = 16;
     --left_;
-    const std::uint32_t offset = reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
+    const std::uint32_t offset = packet().header().tp_next_offset;
     at_ += offset;
-    fetch_ahead(offset);
+    fetch_header(at_ + kPacketsAhead * offset);
+    return offset;
   }
 
  private:
   friend class PacketCursor;
   Stretch(std::uint8_t* at, std::uint32_t left) : at_(at), left_(left) {}
-
-  /// Fetches into the nearest cache what the first walk has left in the next one, if packets are of
-  /// one size; see PacketCursor::fetch_ahead.
-  void fetch_ahead(std::size_t offset) const {
-    constexpr std::size_t kPackets = 16;
-    const std::uint8_t* header = at_ + kPackets * offset;
-    __builtin_prefetch(header);
-    __builtin_prefetch(header + offsetof(tpacket3_hdr, hv1));
-  }
 
   std::uint8_t* at_ = nullptr;
   std::uint32_t left_ = 0;
@@ -120,7 +129,8 @@ class PacketCursor {
     left_ = h.num_pkts;
     if (left_ == 0) return;
     end_ = base_ + std::min(h.blk_len, block_bytes);
-    if (h.blk_len > block_bytes || h.offset_to_first_pkt < sizeof(*block)) {
+    if (h.blk_len > block_bytes || h.offset_to_first_pkt < sizeof(*block) ||
+        h.offset_to_first_pkt % kPacketAlignment != 0) {
       lose();
     } else {
       step(h.offset_to_first_pkt);
@@ -152,45 +162,86 @@ class PacketCursor {
   /// Goes to the next packet; after the last one the cursor is done(). Only when has_packet().
   void next() {
     if (--left_ == 0) return;
-    const std::uint32_t offset = reinterpret_cast<const tpacket3_hdr*>(at_)->tp_next_offset;
-    if (offset < kPacketHeaderBytes) {
-      lose();
-    } else {
-      step(offset);
+    const std::uint32_t offset = packet().header().tp_next_offset;
+    if (offset == last_offset_) {
+      fetch_header(at_ + offset + kPacketsAhead * offset);
+    } else if (!change_offset(offset)) {
+      return;
+    }
+    step(offset);
+  }
+  /// Walks past packets for as long as their stamps do not fall, at most `most` of them. Returns
+  /// the last one's stamp. Only when has_packet().
+  Stamp climb(std::uint32_t most) {
+    for (;;) {
+      most -= climb_alike(most - 1);
+      const Stamp last = packet().stamp();
+      next();
+      if (!has_packet() || packet().stamp() < last || --most == 0) return last;
     }
   }
+  /// Where the cache has been told to fetch packets up to, if they are of one size.
+  const std::uint8_t* fetched() const { return at_ + kPacketsAhead * last_offset_; }
 
  private:
+  // The cache is told to fetch what the kernel wrote on another CPU some way ahead: to wait for
+  // that is most of what a reader would do. Packets of one size have their headers at places that
+  // can be told; of others, all that is there is fetched.
+  static constexpr std::size_t kPacketsAhead = 32;
+  static constexpr std::size_t kBytesAhead = 6144;
+
+  static constexpr std::uint32_t kLeastOffset =
+      (kPacketHeaderBytes + kPacketAlignment - 1) / kPacketAlignment * kPacketAlignment;
+
+  /// The next packet is `offset` bytes behind, other than the one before. False if that can't be.
+  bool change_offset(std::uint32_t offset) {
+    if (offset < kLeastOffset || offset % kPacketAlignment != 0) {
+      lose();
+      return false;
+    }
+    last_offset_ = offset;
+    constexpr std::size_t kLine = 64;
+    for (std::size_t i = 0; i < offset; i += kLine) __builtin_prefetch(at_ + kBytesAhead + i);
+    return true;
+  }
   /// Goes `offset` bytes on, to a packet that has to lie in the block: its header, its headroom and
   /// its bytes.
   void step(std::uint32_t offset) {
     const auto room = static_cast<std::size_t>(end_ - at_);
-    if (offset % kPacketAlignment != 0 || offset + std::size_t{kPacketHeaderBytes} > room) {
-      // Where it would be, if that is in the block.
-      if (offset % kPacketAlignment == 0 && offset <= room) at_ += offset;
+    if (offset + std::size_t{kPacketHeaderBytes} > room) {
+      if (offset <= room) at_ += offset;  // where it would be
       lose();
       return;
     }
     at_ += offset;
-    fetch_ahead(offset);
-    const tpacket3_hdr& h = *reinterpret_cast<const tpacket3_hdr*>(at_);
-    if (h.tp_mac < least_mac_ || std::uint64_t{h.tp_mac} + h.tp_snaplen > room - offset) lose();
+    if (!lies_within(packet().header(), room - offset)) lose();
   }
-  /// Has the cache fetch what the kernel wrote on another CPU: to wait for that is most of what a
-  /// reader would do. Packets of one size have their headers at places that can be told, and these
-  /// can lie across two lines of 64 bytes; of others, all that is there is fetched.
-  void fetch_ahead(std::size_t offset) {
-    constexpr std::size_t kPackets = 32;
-    constexpr std::size_t kBytes = 6144;
-    constexpr std::size_t kLine = 64;
-    if (offset == last_offset_) {
-      const std::uint8_t* header = at_ + kPackets * offset;
-      __builtin_prefetch(header);
-      __builtin_prefetch(header + offsetof(tpacket3_hdr, hv1));
-    } else {
-      last_offset_ = offset;
-      for (std::size_t i = 0; i < offset; i += kLine) __builtin_prefetch(at_ + kBytes + i);
+  bool lies_within(const tpacket3_hdr& h, std::size_t room) const {
+    return h.tp_mac >= least_mac_ && std::size_t{h.tp_mac} + h.tp_snaplen <= room;
+  }
+  /// climb(), for as long as there is another packet, as far behind as the one before: then there
+  /// is less to check. Returns how many it went.
+  std::uint32_t climb_alike(std::uint32_t most) {
+    const std::uint32_t offset = last_offset_;
+    const std::uint32_t steps = std::min(most, left_ - 1);
+    std::uint32_t left = steps;
+    PacketCursor here = *this;  // stays in registers
+    for (Stamp last = packet().stamp(); left != 0; --left) {
+      const auto room = static_cast<std::size_t>(end_ - here.at_);
+      if (here.packet().header().tp_next_offset != offset ||
+          offset + std::size_t{kPacketHeaderBytes} > room) {
+        break;
+      }
+      const PacketView next(here.at_ + offset);
+      const Stamp stamp = next.stamp();
+      fetch_header(here.fetched() + offset);
+      if (!lies_within(next.header(), room - offset) || stamp < last) break;
+      here.at_ += offset;
+      last = stamp;
     }
+    at_ = here.at_;
+    left_ -= steps - left;
+    return steps - left;
   }
   [[gnu::cold]] void lose() {
     lost_ = left_;
@@ -203,7 +254,7 @@ class PacketCursor {
   std::uint32_t left_ = 0;  // packets, as far as is known
   std::uint32_t lost_ = 0;  // packets from a corrupt one on
   std::uint32_t least_mac_ = 0;
-  std::size_t last_offset_ = 0;
+  std::uint32_t last_offset_ = kLeastOffset;  // of a packet behind the one before
 };
 
 /// A copy of a cursor that can stay in registers over calls that the compiler knows nothing of: to

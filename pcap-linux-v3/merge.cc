@@ -11,9 +11,9 @@ namespace {
 /// Enough for any number of ports whose blocks are in order, so that nothing is allocated later.
 constexpr unsigned kPartsAPort = 8;
 
-/// How many packets the scan goes on past what must be scanned: so many as it has the cache fetch
-/// ahead (block.h), so that these come from the other CPU while as many are walked.
-constexpr unsigned kScanMore = 32;
+/// How many packets the scan takes at once: few enough that what they bring into the cache does not
+/// have to wait for room there, and that while they are walked the next can come.
+constexpr std::uint32_t kScanAtOnce = 32;
 
 Stamp minus(Stamp stamp, std::uint64_t ns) {
   const std::uint64_t from = ns_of(stamp);
@@ -149,14 +149,14 @@ bool Merge::scan(unsigned port) {
   bool some = false;
   // Room for a stretch, and for what is corrupt behind it.
   while (feed.scanned != feed.open && feed.reached <= goal && reserve(size_ + 2)) {
-    scan_stretch(port, goal);
+    scan_stretch(port);
     some = true;
   }
   return some;
 }
 
-/// Scans to the end of a stretch, or of the block, or a little past `goal`.
-void Merge::scan_stretch(unsigned port, Stamp goal) {
+/// Scans some packets, to the end of a stretch or of the block at most.
+void Merge::scan_stretch(unsigned port) {
   Feed& feed = feeds_[port];
   const unsigned slot = feed.scanned;
   const unsigned block = feed.given_back + slot;
@@ -164,15 +164,7 @@ void Merge::scan_stretch(unsigned port, Stamp goal) {
   if (scan.has_packet()) {
     PacketCursor at = scan;
     const Stamp first = at.packet().stamp();
-    Stamp last;
-    Stamp next = first;
-    unsigned more = kScanMore;
-    do {
-      last = next;
-      at.next();
-      if (!at.has_packet()) break;
-      next = at.packet().stamp();
-    } while (next >= last && (last <= goal || --more != 0));
+    const Stamp last = at.climb(kScanAtOnce);
     if (feed.growing != kNoPart && first >= feed.last) {
       parts_[feed.growing].packets.grow(scan.up_to(at).left());
     } else {
@@ -251,6 +243,7 @@ void Merge::find_top() {
   stamp_ = top.stamp;
   counters_ = feeds_[part.port].counters;
   judge_ = feeds_[part.port].judge;
+  ahead_ = feeds_[part.port].scan.fetched();
   rival_ = limit_ + 1;
   if (size_ > 1) rival_ = std::min(rival_, heap_[1].stamp);
   if (size_ > 2) rival_ = std::min(rival_, heap_[2].stamp);

@@ -10,7 +10,8 @@
 // with the oldest packet on top. From there it is walked for as long as it is older than the next
 // best, so that a block which lies wholly before all others costs what it costs on a single port.
 // The scan for stretches goes ahead of the walk only as far as neighbours can be out of order, so
-// that what it brought into the cache is still there when it is walked.
+// that what it brought into the cache is still there when it is walked. It would wait for memory at
+// each packet; so the walk, which has other things to do, tells the cache what it will come to.
 //
 // What can still come. A port is complete up to a time when no packet stamped before can come from
 // it any more. The oldest of these times, over all ports, is how far packets are let go. For a port
@@ -101,7 +102,8 @@ class Merge {
     const Judge& judge() const { return *judge_; }
     void next() {
       const Stamp walked = stamp_;
-      front_.next();
+      ahead_ += front_.next();
+      fetch_header(ahead_);
       if (!front_.done()) {
         stamp_ = front_.packet().stamp();
         if (stamp_ < rival_) {
@@ -125,6 +127,7 @@ class Merge {
       front_ = merge_.front_;
       stamp_ = merge_.stamp_;
       rival_ = merge_.rival_;
+      ahead_ = merge_.ahead_;
       counters_ = merge_.counters_;
       judge_ = merge_.judge_;
     }
@@ -133,6 +136,7 @@ class Merge {
     Stretch front_;
     Stamp stamp_;
     Stamp rival_;
+    const std::uint8_t* ahead_;
     Counters* counters_;
     const Judge* judge_;
   };
@@ -236,7 +240,7 @@ class Merge {
   void open_block(Feed& feed);
   void scan();
   bool scan(unsigned port);
-  void scan_stretch(unsigned port, Stamp goal);
+  void scan_stretch(unsigned port);
   void find_complete(Feed& feed, std::uint64_t now_ns);
 
   std::uint64_t window_ns_ = 25'000'000;
@@ -261,6 +265,7 @@ class Merge {
   Stretch front_;  // its packets; none if they may not go
   Stamp stamp_ = 0;
   Stamp rival_ = 0;  // from when on it may not be the oldest any more, or may not go
+  const std::uint8_t* ahead_ = nullptr;  // what the scan will come to when as much was walked
   Counters* counters_ = nullptr;
   const Judge* judge_ = nullptr;
   bool walking_ = false;

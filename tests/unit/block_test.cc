@@ -1,4 +1,6 @@
 // The walk over a block: whole blocks, and every way in which one can lie.
+#include <random>
+
 #include "catch.h"
 #include "test_block.h"
 
@@ -24,6 +26,15 @@ TestBlock block_of(std::size_t packets, std::uint32_t block_bytes = 65536) {
     REQUIRE(block.add({.bytes = counting(60 + i % 7, static_cast<std::uint8_t>(i))}));
   }
   return block;
+}
+
+/// What climb() is to do, step by step.
+Stamp climbed(PacketCursor& cursor, std::uint32_t most) {
+  for (;;) {
+    const Stamp last = cursor.packet().stamp();
+    cursor.next();
+    if (--most == 0 || !cursor.has_packet() || cursor.packet().stamp() < last) return last;
+  }
 }
 
 }  // namespace
@@ -112,14 +123,15 @@ TEST_CASE("a block that says it is longer than it can be is corrupt") {
 }
 
 TEST_CASE("a step that leads outside the block, nowhere or askew is corrupt") {
-  TestBlock block = block_of(3);
-  block.packet(1).tp_next_offset =
-      GENERATE(0u, 8u, 64u, 161u, 65536u, 0x7ffffff8u, 0xfffffff8u, 0xffffffffu);
+  TestBlock block = block_of(4);
+  const std::uint32_t from = GENERATE(0u, 1u, 2u);
+  block.packet(from).tp_next_offset =
+      GENERATE(0u, 8u, 64u, 68u, 161u, 65536u, 0x7ffffff8u, 0xfffffff8u, 0xffffffffu);
   PacketCursor cursor = block.cursor();
-  CHECK(walk(cursor).size() == 2);
+  CHECK(walk(cursor).size() == from + 1);
   CHECK(cursor.corrupt());
   CHECK_FALSE(cursor.done());
-  CHECK(cursor.left() == 1);
+  CHECK(cursor.left() == 3 - from);
 }
 
 TEST_CASE("more packets promised than there are is corrupt") {
@@ -180,6 +192,49 @@ TEST_CASE("a walk that met a corrupt packet ends before it") {
   while (!end.done() && !end.corrupt()) end.next();
   CHECK(start.up_to(end).left() == 3);
   CHECK(end.up_to(end).done());
+}
+
+TEST_CASE("a climb goes on to where stamps fall, and checks what a step checks") {
+  std::mt19937 random(GENERATE(range(0u, 200u)));
+  const auto below = [&](std::size_t bound) {
+    return static_cast<std::uint32_t>(random() % bound);
+  };
+  TestBlock block(65536, kHeadroom);
+  const std::uint32_t packets = 1 + below(60);
+  const std::uint32_t sizes = 1 + below(3);
+  const std::uint32_t falls = 2 + below(20);
+  std::uint64_t ns = 1'700'000'000'999'990'000;
+  for (std::uint32_t i = 0; i < packets; ++i) {
+    ns = below(falls) == 0 ? ns - 1500 : ns + below(3) * 1000;
+    REQUIRE(block.add({.bytes = counting(60 + 100 * below(sizes)),
+                       .sec = static_cast<std::uint32_t>(ns / 1'000'000'000),
+                       .nsec = static_cast<std::uint32_t>(ns % 1'000'000'000)}));
+  }
+  if (below(2) == 0) {
+    tpacket3_hdr& hit = block.packet(below(packets));
+    switch (below(4)) {
+      case 0:
+        hit.tp_next_offset = std::vector<std::uint32_t>{0, 8, 72, 65536, 0xfffffff8}[below(5)];
+        break;
+      case 1:
+        hit.tp_snaplen = 0xffffffff;
+        break;
+      case 2:
+        hit.tp_mac = 0;
+        break;
+      default:
+        block.header().num_pkts += 1 + below(100);
+    }
+  }
+  PacketCursor cursor = block.cursor();
+  PacketCursor stepping = cursor;
+  while (cursor.has_packet()) {
+    const std::uint32_t most = 1 + below(packets);
+    CHECK(cursor.climb(most) == climbed(stepping, most));
+    REQUIRE(cursor.left() == stepping.left());
+    CHECK(cursor.has_packet() == stepping.has_packet());
+    CHECK(cursor.offset() == stepping.offset());
+  }
 }
 
 TEST_CASE("stamps are times, and compare as times do") {
