@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <time.h>
 
 #include <algorithm>
 #include <climits>
@@ -20,6 +21,11 @@ constexpr std::uint64_t kUnreadNs = 5 * kNsPerMs;
 /// The longest retire timeout of a port: its packets come within two of them, so that nothing has
 /// to wait for much longer than half of the window.
 constexpr std::uint32_t kMostRetireMs = 8;
+
+/// A reader that finds so many packets when it has waited is busy; see pause().
+constexpr unsigned kBusyPackets = 1000;
+/// A ring that may be left alone for a pause: it has room for what comes at 10 Gbit/s.
+constexpr std::uint64_t kPauseRingBytes = 16 * pcapv3::kMiB;
 
 std::uint64_t until(std::uint64_t ns) {
   const std::uint64_t now = pcapv3::realtime_ns();
@@ -61,12 +67,16 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
     merge_.remove(index);
     return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
   }
+  const pcapv3::Geometry& geometry = port.ring().geometry();
   if (settings_.window_ms == 0) {
     // A ring of few blocks has a longer timeout than was asked for (geometry.cc).
-    const std::uint64_t retire_ms = port.ring().geometry().retire_ms;
-    window_ns_ = std::max(window_ns_, (2 * retire_ms + kMostRetireMs) * kNsPerMs);
+    window_ns_ =
+        std::max(window_ns_, (2 * std::uint64_t{geometry.retire_ms} + kMostRetireMs) * kNsPerMs);
     merge_.set_window(window_ns_);
   }
+  const std::uint64_t retire_ms = std::min(geometry.retire_ms, kMostRetireMs);
+  pause_ns_ = std::max(pause_ns_, retire_ms * kNsPerMs * 5 / 4);
+  may_pause_ = may_pause_ && geometry.ring_bytes() >= kPauseRingBytes;
   ports_[index] = &port;
   sockets_[index] = socket;
   count_ = std::max(count_, index + 1);
@@ -156,7 +166,9 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
         delivered += ports_[0]->deliver_from(*direct_, most - delivered, callback, user);
         if (direct_ != nullptr && direct_->cursor().corrupt()) return direct_error();
       } else {
-        delivered += delivery_.run(merge_, most - delivered, callback, user);
+        const int got = delivery_.run(merge_, most - delivered, callback, user);
+        delivered += got;
+        since_wait_ += static_cast<unsigned>(got);
       }
       looked = true;
       if (trouble_ == Trouble::kOver) trouble_ = Trouble::kNone;
@@ -182,7 +194,10 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
     if (collected && (nonblocking_ || timeout_ns_ == 0)) return leave(0);
     if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
     bool some = false;
-    if (!collect(nonblocking_ ? 0 : until_next(), some)) return PCAP_ERROR;
+    const bool paused = pause();
+    if (!collect(nonblocking_ || paused ? 0 : until_next(), some)) return PCAP_ERROR;
+    woken_ns_ = collected_ns_;
+    if (paused) continue;
     if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
     collected = nonblocking_ || (some && !endless_);
   }
@@ -314,6 +329,22 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   some = events.some;
   collected_ns_ = pcapv3::realtime_ns();
   check_ports(events);
+  return true;
+}
+
+/// A reader that is woken by each block of each port finds, each time, only what the other ports
+/// are past; and to be woken costs as much as some thousand packets. So one that is busy is not: it
+/// looks a little longer than a retire timeout after the last time, when every port has handed over
+/// a block. Packets wait for so much longer, and so does a break that is not a signal's. Returns
+/// whether this was the wait.
+bool pcapv3_aggregate::pause() {
+  const bool busy = std::exchange(since_wait_, 0) >= kBusyPackets;
+  if (!busy || !may_pause_ || lone_ || nonblocking_) return false;
+  const std::uint64_t left_ns = std::min(until(woken_ns_ + pause_ns_), pause_ns_);
+  const timespec left{0, static_cast<long>(left_ns)};
+  drain_.set_waiting(true);
+  nanosleep(&left, nullptr);
+  drain_.set_waiting(false);
   return true;
 }
 

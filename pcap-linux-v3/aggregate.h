@@ -95,6 +95,7 @@ struct pcapv3_aggregate {
   bool has_more() const;
   bool has_more(const pcapv3::Source& source) const;
   void set_cap();
+  bool pause();
   bool look_after_ports();
   void check_ports(const pcapv3::Wait::Events& events);
   bool check_lone();
@@ -125,11 +126,15 @@ struct pcapv3_aggregate {
   std::uint64_t unread_ = 0;        // of these, those that still have packets
   std::uint64_t gone_ns_ = 0;       // when the last of them went
   std::uint64_t collected_ns_ = 0;  // when events were asked for
+  std::uint64_t woken_ns_ = 0;      // when a wait ended
+  std::uint64_t pause_ns_ = 0;      // from then on, of a busy reader
+  unsigned since_wait_ = 0;         // packets
   std::uint64_t window_ns_ = 0;
   std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
   /// Of the lone port's interface: told of, and not looked into yet; it was nothing.
   enum class Trouble { kNone, kNew, kOver } trouble_ = Trouble::kNone;
+  bool may_pause_ = true;
   bool watched_ = false;  // the program may wait by the descriptor
   bool nonblocking_ = false;
   bool endless_ = false;
