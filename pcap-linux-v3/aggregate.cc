@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <time.h>
 
 #include <algorithm>
 #include <climits>
@@ -21,11 +20,6 @@ constexpr std::uint64_t kUnreadNs = 5 * kNsPerMs;
 /// The longest retire timeout of a port: its packets come within two of them, so that nothing has
 /// to wait for much longer than half of the window.
 constexpr std::uint32_t kMostRetireMs = 8;
-
-/// A reader that finds so many packets when it has waited is busy; see pause().
-constexpr unsigned kBusyPackets = 1000;
-/// A ring that may be left alone for a pause: it has room for what comes at 10 Gbit/s.
-constexpr std::uint64_t kPauseRingBytes = 16 * pcapv3::kMiB;
 
 std::uint64_t until(std::uint64_t ns) {
   const std::uint64_t now = pcapv3::realtime_ns();
@@ -74,9 +68,8 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
         std::max(window_ns_, (2 * std::uint64_t{geometry.retire_ms} + kMostRetireMs) * kNsPerMs);
     merge_.set_window(window_ns_);
   }
-  const std::uint64_t retire_ms = std::min(geometry.retire_ms, kMostRetireMs);
-  pause_ns_ = std::max(pause_ns_, retire_ms * kNsPerMs * 5 / 4);
-  may_pause_ = may_pause_ && geometry.ring_bytes() >= kPauseRingBytes;
+  const std::uint64_t retire_ns = std::min(geometry.retire_ms, kMostRetireMs) * kNsPerMs;
+  pause_.add(geometry.ring_bytes(), retire_ns * 7 / 4);
   ports_[index] = &port;
   sockets_[index] = socket;
   count_ = std::max(count_, index + 1);
@@ -166,9 +159,7 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
         delivered += ports_[0]->deliver_from(*direct_, most - delivered, callback, user);
         if (direct_ != nullptr && direct_->cursor().corrupt()) return direct_error();
       } else {
-        const int got = delivery_.run(merge_, most - delivered, callback, user);
-        delivered += got;
-        since_wait_ += static_cast<unsigned>(got);
+        delivered += delivery_.run(merge_, most - delivered, callback, user);
       }
       looked = true;
       if (trouble_ == Trouble::kOver) trouble_ = Trouble::kNone;
@@ -196,7 +187,7 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
     bool some = false;
     const bool paused = pause();
     if (!collect(nonblocking_ || paused ? 0 : until_next(), some)) return PCAP_ERROR;
-    woken_ns_ = collected_ns_;
+    pause_.woke(pcapv3::monotonic_ns());
     if (paused) continue;
     if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
     collected = nonblocking_ || (some && !endless_);
@@ -332,20 +323,14 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   return true;
 }
 
-/// A reader that is woken by each block of each port finds, each time, only what the other ports
-/// are past; and to be woken costs as much as some thousand packets. So one that is busy is not: it
-/// looks a little longer than a retire timeout after the last time, when every port has handed over
-/// a block. Packets wait for so much longer, and so does a break that is not a signal's. Returns
-/// whether this was the wait.
+/// The wait of a reader that is busy; see pause.h. Returns whether this was it.
 bool pcapv3_aggregate::pause() {
-  const bool busy = std::exchange(since_wait_, 0) >= kBusyPackets;
-  if (!busy || !may_pause_ || lone_ || nonblocking_) return false;
-  const std::uint64_t left_ns = std::min(until(woken_ns_ + pause_ns_), pause_ns_);
-  const timespec left{0, static_cast<long>(left_ns)};
-  drain_.set_waiting(true);
-  nanosleep(&left, nullptr);
-  drain_.set_waiting(false);
-  return true;
+  if (lone_ || nonblocking_) return false;
+  std::uint64_t delivered = 0;
+  for (unsigned i = 0; i < count_; ++i) delivered += ports_[i]->counters().delivered;
+  const std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), delivered);
+  if (left_ns != 0) drain_.sleep(left_ns);
+  return left_ns != 0;
 }
 
 /// A reader that never has to wait learns of events now and then.

@@ -20,6 +20,7 @@
 #include "log.h"
 #include "merge.h"
 #include "module.h"
+#include "pause.h"
 #include "port.h"
 #include "settings.h"
 #include "wait.h"
@@ -119,6 +120,7 @@ struct pcapv3_aggregate {
   pcapv3::Source* direct_ = nullptr;  // of the lone port, whose block is read past the merge
   pcapv3::Wait wait_;
   pcapv3::Drain drain_;
+  pcapv3::Pause pause_;
   pcapv3_port* ports_[kMostPorts] = {};
   int sockets_[kMostPorts] = {};
   unsigned count_ = 0;
@@ -126,15 +128,11 @@ struct pcapv3_aggregate {
   std::uint64_t unread_ = 0;        // of these, those that still have packets
   std::uint64_t gone_ns_ = 0;       // when the last of them went
   std::uint64_t collected_ns_ = 0;  // when events were asked for
-  std::uint64_t woken_ns_ = 0;      // when a wait ended
-  std::uint64_t pause_ns_ = 0;      // from then on, of a busy reader
-  unsigned since_wait_ = 0;         // packets
   std::uint64_t window_ns_ = 0;
   std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
   /// Of the lone port's interface: told of, and not looked into yet; it was nothing.
   enum class Trouble { kNone, kNew, kOver } trouble_ = Trouble::kNone;
-  bool may_pause_ = true;
   bool watched_ = false;  // the program may wait by the descriptor
   bool nonblocking_ = false;
   bool endless_ = false;

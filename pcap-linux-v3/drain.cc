@@ -24,6 +24,14 @@ std::uint64_t clock_ns(clockid_t clock) {
 std::uint64_t realtime_ns() { return clock_ns(CLOCK_REALTIME); }
 std::uint64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
 
+void Drain::sleep(std::uint64_t ns) {
+  const timespec span{static_cast<time_t>(ns / 1'000'000'000),
+                      static_cast<long>(ns % 1'000'000'000)};
+  set_waiting(true);
+  nanosleep(&span, nullptr);
+  set_waiting(false);
+}
+
 void Drain::on_break() {
   // A break while one is being worked on means it: now.
   const bool again = active() || requested_ns_.load(std::memory_order_relaxed) != 0;

@@ -44,6 +44,8 @@ class Drain {
   /// The reader is about to wait, or done with waiting: in between, its own thread can call
   /// on_break() only in a signal handler.
   void set_waiting(bool waiting) { waiting_.store(waiting, std::memory_order_relaxed); }
+  /// Waits for nothing, so long or until a signal comes.
+  void sleep(std::uint64_t ns);
 
   /// The reader saw the break flag: whether it is to drain. If not, the read is to end at once,
   /// also when it was draining.

@@ -183,6 +183,8 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
     errno = reason;
     return -1;
   }
+  // So that with blocks no further apart than a pause, packets come within the retire timeout.
+  pause_.add(ring_.geometry().ring_bytes(), ring_.geometry().retire_ms * kNsPerMs * 2 / 5);
   source_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
   const pcapv3::Geometry& got = ring_.geometry();
   debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,
@@ -290,7 +292,9 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
       if (rest != Rest::kBlock) return end_drain(rest == Rest::kNothing);
     } else {
       if (delivered > 0 || (looked && !endless_)) return delivered;
+      if (pause()) continue;
       const int status = wait();
+      pause_.woke(pcapv3::monotonic_ns());
       if (status != 0) return status;
       if (*break_flag_ != 0 && !source_.open()) {
         // Stock code sees it only when something else ends its wait, if the handle does not block.
@@ -300,6 +304,16 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
       if (!source_.open() && !endless_ && !drain_.active()) return 0;
     }
   }
+}
+
+/// The wait of a reader that is busy; see pause.h. Returns whether this was it.
+bool pcapv3_port::pause() {
+  if (nonblocking_ || has_lent()) return false;
+  const std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), counters_.delivered);
+  if (left_ns == 0) return false;
+  drain_.sleep(left_ns);
+  pause_.woke(pcapv3::monotonic_ns());
+  return true;
 }
 
 int pcapv3_port::wait() {

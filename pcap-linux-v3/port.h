@@ -25,6 +25,7 @@
 #include "machine.h"
 #include "module.h"
 #include "pace.h"
+#include "pause.h"
 #include "ring.h"
 #include "settings.h"
 #include "source.h"
@@ -134,6 +135,7 @@ struct pcapv3_port {
 
   void consider_bypass(std::uint64_t now_ns);
   int read_blocks(int most, int delivered, pcap_handler callback, u_char* user);
+  bool pause();
   int wait();
   int wait_past_lent(std::uint64_t until_ns);
   int check();
@@ -163,6 +165,7 @@ struct pcapv3_port {
   pcapv3::Delivery delivery_;
   pcapv3::Intake intake_;
   pcapv3::Drain drain_;
+  pcapv3::Pause pause_;
   pcapv3::FrameRing* frames_ = nullptr;
   pcapv3::Pace pace_{pcapv3::kernel_is_at_least(6, 18)};
   std::uint64_t block_packets_ = 0;  // that came in blocks and pace_ does not know of

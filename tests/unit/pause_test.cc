@@ -1,0 +1,98 @@
+// When a busy reader sleeps in place of being woken, and for how long.
+#include "pcap-linux-v3/pause.h"
+
+#include "catch.h"
+
+namespace pcapv3::test {
+namespace {
+
+constexpr std::uint64_t kMs = 1'000'000;
+constexpr std::uint64_t kRing = 64 << 20;
+constexpr std::uint64_t kWork = 100'000;
+
+/// A reader of blocks that come `apart_ns` apart, with `packets` in each, and take kWork to read.
+/// Returns how often it wakes in a second, by a block or after a pause; `longest_ns` is how long a
+/// block has to wait for it.
+unsigned wakes(Pause& pause, std::uint64_t apart_ns, std::uint64_t packets,
+               std::uint64_t& longest_ns) {
+  std::uint64_t now_ns = 1000 * kMs;
+  std::uint64_t next_ns = now_ns + apart_ns;
+  const std::uint64_t end_ns = now_ns + 1000 * kMs;
+  std::uint64_t delivered = 0;
+  unsigned count = 0;
+  longest_ns = 0;
+  while (now_ns < end_ns) {
+    const std::uint64_t left_ns = pause.due(now_ns, delivered);
+    now_ns = left_ns != 0 ? now_ns + left_ns : std::max(now_ns, next_ns);
+    pause.woke(now_ns);
+    ++count;
+    for (; next_ns <= now_ns; next_ns += apart_ns) {
+      longest_ns = std::max(longest_ns, now_ns - next_ns);
+      delivered += packets;
+      now_ns += kWork;
+    }
+  }
+  return count;
+}
+
+Pause pause_of(std::uint64_t length_ns, std::uint64_t ring_bytes = kRing) {
+  Pause pause;
+  pause.add(ring_bytes, length_ns);
+  return pause;
+}
+
+}  // namespace
+
+TEST_CASE("a busy reader wakes once in a pause, not for each block") {
+  Pause pause = pause_of(Pause::kLongestNs);
+  std::uint64_t longest_ns;
+  const unsigned count = wakes(pause, 2 * kMs, 2000, longest_ns);
+  CHECK(count >= 1000 / 14);
+  CHECK(count <= 1000 / 14 + 3);
+  CHECK(longest_ns <= Pause::kLongestNs);
+}
+
+TEST_CASE("a pause costs no wake-up, however far apart blocks are") {
+  const std::uint64_t apart_ms = GENERATE(1u, 5u, 10u, 13u, 15u, 17u, 18u, 20u, 27u, 40u, 100u);
+  Pause pause = pause_of(Pause::kLongestNs);
+  std::uint64_t longest_ns;
+  CHECK(wakes(pause, apart_ms * kMs, 5000, longest_ns) <= 1000 / apart_ms + 2);
+}
+
+TEST_CASE("a reader that finds few packets is woken for each block") {
+  Pause pause = pause_of(Pause::kLongestNs);
+  std::uint64_t longest_ns;
+  CHECK(wakes(pause, 2 * kMs, Pause::kBusyPackets - 1, longest_ns) >= 499);
+  CHECK(longest_ns == 0);
+}
+
+TEST_CASE("a ring that is too small is not left alone") {
+  Pause pause = pause_of(Pause::kLongestNs);
+  pause.add(Pause::kLeastRingBytes - 1, Pause::kLongestNs);
+  pause.add(kRing, Pause::kLongestNs);
+  std::uint64_t longest_ns;
+  CHECK(wakes(pause, 2 * kMs, 5000, longest_ns) >= 499);
+}
+
+TEST_CASE("the pause is as long as the ring that allows least has it, and not longer than any") {
+  Pause pause = pause_of(3600 * 1000 * kMs);
+  std::uint64_t longest_ns;
+  wakes(pause, kMs, 5000, longest_ns);
+  CHECK(longest_ns <= Pause::kLongestNs);
+  pause.add(kRing, 4 * kMs);
+  wakes(pause, kMs, 5000, longest_ns);
+  CHECK(longest_ns <= 4 * kMs);
+  CHECK(longest_ns >= 2 * kMs);
+}
+
+TEST_CASE("who has worked for as long as a pause does not sleep") {
+  Pause pause = pause_of(10 * kMs);
+  pause.woke(100 * kMs);
+  CHECK(pause.due(101 * kMs, 5000) == 0);  // the first: nothing is known
+  pause.woke(105 * kMs);
+  CHECK(pause.due(108 * kMs, 10000) == 7 * kMs);
+  pause.woke(115 * kMs);
+  CHECK(pause.due(125 * kMs, 15000) == 0);
+}
+
+}  // namespace pcapv3::test
