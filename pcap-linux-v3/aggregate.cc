@@ -185,10 +185,9 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
     if (collected && (nonblocking_ || timeout_ns_ == 0)) return leave(0);
     if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
     bool some = false;
-    const bool paused = pause();
-    if (!collect(nonblocking_ || paused ? 0 : until_next(), some)) return PCAP_ERROR;
+    if (pause()) continue;
+    if (!collect(nonblocking_ ? 0 : until_next(), some)) return PCAP_ERROR;
     pause_.woke(pcapv3::monotonic_ns());
-    if (paused) continue;
     if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
     collected = nonblocking_ || (some && !endless_);
   }
@@ -323,14 +322,17 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   return true;
 }
 
-/// The wait of a reader that is busy; see pause.h. Returns whether this was it.
+/// The wait of a reader that is busy; see pause.h. Returns whether this was it. The events of the
+/// blocks that it finds are left for the next wait.
 bool pcapv3_aggregate::pause() {
   if (lone_ || nonblocking_) return false;
   std::uint64_t delivered = 0;
   for (unsigned i = 0; i < count_; ++i) delivered += ports_[i]->counters().delivered;
   const std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), delivered);
-  if (left_ns != 0) drain_.sleep(left_ns);
-  return left_ns != 0;
+  if (left_ns == 0) return false;
+  drain_.sleep(left_ns);
+  pause_.woke(pcapv3::monotonic_ns());
+  return true;
 }
 
 /// A reader that never has to wait learns of events now and then.

@@ -16,6 +16,8 @@ constexpr unsigned kPartsAPort = 8;
 constexpr std::uint32_t kScanAtOnce = 32;
 
 Stamp minus(Stamp stamp, std::uint64_t ns) {
+  // No division, where no second is passed.
+  if ((stamp & 0xffffffff) >= ns) return stamp - ns;
   const std::uint64_t from = ns_of(stamp);
   return from > ns ? stamp_of(from - ns) : 0;
 }
@@ -38,8 +40,7 @@ Merge::~Merge() {
   std::free(parts_);
 }
 
-bool Merge::reserve(unsigned parts) {
-  if (parts <= capacity_) return true;
+bool Merge::reserve_more(unsigned parts) {
   const unsigned capacity = std::max(parts, 2 * capacity_);
   void* heap = std::realloc(heap_, capacity * sizeof(Head));
   if (heap == nullptr) return false;
@@ -145,10 +146,10 @@ bool Merge::scan(unsigned port) {
   } else if (feed.scan.has_packet()) {
     oldest = feed.scan.packet().stamp();
   }
-  const Stamp goal = stamp_of(ns_of(oldest) + kDisorderNs);
   bool some = false;
   // Room for a stretch, and for what is corrupt behind it.
-  while (feed.scanned != feed.open && feed.reached <= goal && reserve(size_ + 2)) {
+  while (feed.scanned != feed.open && minus(feed.reached, kDisorderNs) <= oldest &&
+         reserve(size_ + 2)) {
     scan_stretch(port);
     some = true;
   }
@@ -176,7 +177,7 @@ void Merge::scan_stretch(unsigned port) {
     feed.last = last;
     feed.newest[slot] = std::max(feed.newest[slot], last);
     // A packet from the future tells nothing of those behind it.
-    feed.reached = std::max(feed.reached, std::min(last, stamp_of(now_ns_)));
+    feed.reached = std::max(feed.reached, std::min(last, now_));
     if (scan.has_packet()) return;
   }
   if (scan.corrupt()) {
@@ -295,6 +296,7 @@ void Merge::look(std::uint64_t now_ns) {
     complete_ = passed_ = 0;
   }
   now_ns_ = now_ns;
+  now_ = stamp_of(now_ns);
   horizon_ = stamp_of(now_ns + window_ns_);
   if (passed_ > horizon_) passed_ = stamp_of(now_ns);  // by a packet from the future
   Stamp complete = kEndOfTime;

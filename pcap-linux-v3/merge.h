@@ -228,7 +228,8 @@ class Merge {
   /// Of packets of different ports.
   std::uint64_t disorder_ns() const { return one_interface_ ? 0 : kDisorderNs; }
   Stamp oldest() const { return walking_ ? stamp_ : heap_[0].stamp; }
-  bool reserve(unsigned parts);
+  bool reserve(unsigned parts) { return parts <= capacity_ || reserve_more(parts); }
+  bool reserve_more(unsigned parts);
   void push(unsigned port, unsigned block, Stretch packets, Stamp stamp);
   void sift_up(unsigned at);
   void sift_down();
@@ -256,6 +257,7 @@ class Merge {
   Stamp complete_ = 0;  // over all ports
   Stamp cap_ = kEndOfTime;
   std::uint64_t now_ns_ = 0;    // as of the last look
+  Stamp now_ = 0;               // the same
   Stamp horizon_ = 0;           // a window after that: packets stamped later are from the future
   Stamp passed_ = 0;            // the youngest walked past
   Stamp limit_ = 0;             // no packet stamped later may go
