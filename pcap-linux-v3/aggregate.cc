@@ -69,7 +69,8 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
     merge_.set_window(window_ns_);
   }
   const std::uint64_t retire_ns = std::min(geometry.retire_ms, kMostRetireMs) * kNsPerMs;
-  pause_.add(geometry.ring_bytes(), retire_ns * 7 / 4);
+  // A packet waits for its block, for a pause, and for its place: less than the window in all.
+  pause_.add(geometry.ring_bytes(), retire_ns * 15 / 8);
   ports_[index] = &port;
   sockets_[index] = socket;
   count_ = std::max(count_, index + 1);

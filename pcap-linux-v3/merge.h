@@ -106,7 +106,7 @@ class Merge {
       fetch_header(ahead_);
       if (!front_.done()) {
         stamp_ = front_.packet().stamp();
-        if (stamp_ < rival_) {
+        if (stamp_ < rival_) [[likely]] {
           merge_.passed_ = walked;
           return;
         }

@@ -18,10 +18,10 @@ namespace pcapv3 {
 
 class Pause {
  public:
-  static constexpr std::uint64_t kLongestNs = 14'000'000;
+  static constexpr std::uint64_t kLongestNs = 15'000'000;
   /// Packets since the last wait that make a reader busy.
   static constexpr std::uint64_t kBusyPackets = 1000;
-  /// What a ring must have room for: twice what comes at 10 Gbit/s in the longest pause.
+  /// What a ring must have room for: more than comes at 10 Gbit/s in the longest pause.
   static constexpr std::uint64_t kLeastRingBytes = 32 << 20;
 
   /// A ring of `ring_bytes` is to be read; its packets may wait for `longest_ns` more. To be told

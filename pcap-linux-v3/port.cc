@@ -183,8 +183,8 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
     errno = reason;
     return -1;
   }
-  // So that with blocks no further apart than a pause, packets come within the retire timeout.
-  pause_.add(ring_.geometry().ring_bytes(), ring_.geometry().retire_ms * kNsPerMs * 2 / 5);
+  // With blocks that are no further apart than a pause, packets come within two pauses.
+  pause_.add(ring_.geometry().ring_bytes(), ring_.geometry().retire_ms * kNsPerMs * 3 / 10);
   source_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
   const pcapv3::Geometry& got = ring_.geometry();
   debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,

@@ -184,7 +184,7 @@ void in_order(unsigned ports, Load load, unsigned threads = 1) {
   CHECK(late == 0, "packets were late in each of %d tries", kTries);
 }
 
-/// Blocks come every 4 ms, each port's every 8; a reader that is busy looks every 10. A ring that
+/// Blocks come every 4 ms, each port's every 8; a reader that is busy looks every 15. A ring that
 /// has less room is not left alone for so long. On a machine that is short of CPUs, who reads is.
 void busy_reader() {
   constexpr int kTries = 3;

@@ -47,8 +47,8 @@ TEST_CASE("a busy reader wakes once in a pause, not for each block") {
   Pause pause = pause_of(Pause::kLongestNs);
   std::uint64_t longest_ns;
   const unsigned count = wakes(pause, 2 * kMs, 2000, longest_ns);
-  CHECK(count >= 1000 / 14);
-  CHECK(count <= 1000 / 14 + 3);
+  CHECK(count >= 1000 / 15);
+  CHECK(count <= 1000 / 15 + 3);
   CHECK(longest_ns <= Pause::kLongestNs);
 }
 
