@@ -68,9 +68,11 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
         std::max(window_ns_, (2 * std::uint64_t{geometry.retire_ms} + kMostRetireMs) * kNsPerMs);
     merge_.set_window(window_ns_);
   }
+  // A packet waits for its block, for a pause, and for its place: less than the window in all, as a
+  // rule.
   const std::uint64_t retire_ns = std::min(geometry.retire_ms, kMostRetireMs) * kNsPerMs;
-  // A packet waits for its block, for a pause, and for its place: less than the window in all.
-  pause_.add(geometry.ring_bytes(), retire_ns * 15 / 8);
+  pause_.add(geometry.ring_bytes(), geometry.block_count,
+             std::min(retire_ns * 15 / 8, window_ns_ * 3 / 5));
   ports_[index] = &port;
   sockets_[index] = socket;
   count_ = std::max(count_, index + 1);
@@ -328,8 +330,13 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
 bool pcapv3_aggregate::pause() {
   if (lone_ || nonblocking_) return false;
   std::uint64_t delivered = 0;
-  for (unsigned i = 0; i < count_; ++i) delivered += ports_[i]->counters().delivered;
-  const std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), delivered);
+  std::uint64_t blocks = 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    delivered += ports_[i]->counters().delivered;
+    blocks += ports_[i]->counters().blocks;
+  }
+  std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), delivered, blocks);
+  if (give_up_ns_ != 0) left_ns = std::min(left_ns, until(give_up_ns_));
   if (left_ns == 0) return false;
   drain_.sleep(left_ns);
   pause_.woke(pcapv3::monotonic_ns());

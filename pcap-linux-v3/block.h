@@ -208,7 +208,7 @@ class PacketCursor {
   /// its bytes.
   void step(std::uint32_t offset) {
     const auto room = static_cast<std::size_t>(end_ - at_);
-    if (offset + std::size_t{kPacketHeaderBytes} > room) {
+    if (offset + std::uint64_t{kPacketHeaderBytes} > room) {
       if (offset <= room) at_ += offset;  // where it would be
       lose();
       return;
@@ -217,7 +217,7 @@ class PacketCursor {
     if (!lies_within(packet().header(), room - offset)) lose();
   }
   bool lies_within(const tpacket3_hdr& h, std::size_t room) const {
-    return h.tp_mac >= least_mac_ && std::size_t{h.tp_mac} + h.tp_snaplen <= room;
+    return h.tp_mac >= least_mac_ && std::uint64_t{h.tp_mac} + h.tp_snaplen <= room;
   }
   /// climb(), for as long as there is another packet, as far behind as the one before: then there
   /// is less to check. Returns how many it went.
@@ -229,7 +229,7 @@ class PacketCursor {
     for (Stamp last = packet().stamp(); left != 0; --left) {
       const auto room = static_cast<std::size_t>(end_ - here.at_);
       if (here.packet().header().tp_next_offset != offset ||
-          offset + std::size_t{kPacketHeaderBytes} > room) {
+          offset + std::uint64_t{kPacketHeaderBytes} > room) {
         break;
       }
       const PacketView next(here.at_ + offset);

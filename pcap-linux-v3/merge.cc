@@ -140,16 +140,11 @@ void Merge::scan() {
 /// there was no need, or no memory.
 bool Merge::scan(unsigned port) {
   Feed& feed = feeds_[port];
-  Stamp oldest = 0;
-  if (size_ != 0) {
-    oldest = heap_[0].stamp;
-  } else if (feed.scan.has_packet()) {
-    oldest = feed.scan.packet().stamp();
-  }
   bool some = false;
   // Room for a stretch, and for what is corrupt behind it.
-  while (feed.scanned != feed.open && minus(feed.reached, kDisorderNs) <= oldest &&
-         reserve(size_ + 2)) {
+  // If no packet is known, what is next may be older than what has been reached, or corrupt.
+  while (feed.scanned != feed.open &&
+         (size_ == 0 || minus(feed.reached, kDisorderNs) <= heap_[0].stamp) && reserve(size_ + 2)) {
     scan_stretch(port);
     some = true;
   }

@@ -6,8 +6,9 @@
 // block, sleeps for a while in place of a wait, and then takes all that has come. The while counts
 // from when it was woken: one who is slow does not sleep.
 //
-// Rings that could overflow in that time are left out. Nothing here waits or knows of packets: a
-// clock's nanoseconds go in, and how long to sleep comes out.
+// A ring that would get a quarter full in that time, at the rate of late, is not left alone, nor
+// one that could not hold what a link of 10 Gbit/s might begin to bring. Nothing here waits or
+// knows of packets: a clock's nanoseconds go in, and how long to sleep comes out.
 #pragma once
 
 #include <algorithm>
@@ -24,16 +25,18 @@ class Pause {
   /// What a ring must have room for: more than comes at 10 Gbit/s in the longest pause.
   static constexpr std::uint64_t kLeastRingBytes = 32 << 20;
 
-  /// A ring of `ring_bytes` is to be read; its packets may wait for `longest_ns` more. To be told
-  /// of each.
-  void add(std::uint64_t ring_bytes, std::uint64_t longest_ns) {
+  /// A ring is to be read; its packets may wait for `longest_ns` more. To be told of each.
+  void add(std::uint64_t ring_bytes, std::uint32_t ring_blocks, std::uint64_t longest_ns) {
+    least_blocks_ = std::min(least_blocks_, ring_blocks);
     length_ns_ = std::min(length_ns_, ring_bytes < kLeastRingBytes ? 0 : longest_ns);
   }
   /// A wait, or a sleep, has ended.
   void woke(std::uint64_t now_ns) { woken_ns_ = now_ns; }
-  /// The reader, which has delivered so many packets in all, has none left and is about to wait.
-  /// How long it is to sleep in place of that, in nanoseconds; 0: it is to wait.
-  std::uint64_t due(std::uint64_t now_ns, std::uint64_t delivered) {
+  /// The reader, which has delivered so many packets in all and given back so many blocks, has none
+  /// left and is about to wait. How long it is to sleep in place of that, in nanoseconds; 0: it is
+  /// to wait.
+  std::uint64_t due(std::uint64_t now_ns, std::uint64_t delivered, std::uint64_t given_back) {
+    const std::uint64_t blocks = given_back - std::exchange(given_back_, given_back);
     const std::uint64_t packets = delivered - std::exchange(delivered_, delivered);
     const bool slept = std::exchange(sleeps_, false);
     if (packets == 0) return 0;
@@ -41,16 +44,19 @@ class Pause {
     const std::uint64_t apart_ns = woken_ns_ - std::exchange(found_ns_, woken_ns_);
     const std::uint64_t passed_ns = now_ns - woken_ns_;
     if (packets < kBusyPackets || passed_ns >= length_ns_) return 0;
+    if (blocks * length_ns_ > least_blocks_ / 4 * apart_ns) return 0;
     sleeps_ = slept || apart_ns <= length_ns_;
     return sleeps_ ? length_ns_ - passed_ns : 0;
   }
 
  private:
   std::uint64_t length_ns_ = kLongestNs;
+  std::uint32_t least_blocks_ = ~std::uint32_t{0};
   std::uint64_t delivered_ = 0;  // before the last wait
-  std::uint64_t woken_ns_ = 0;   // when that ended
-  std::uint64_t found_ns_ = 0;   // when the last one ended that packets were found after
-  bool sleeps_ = false;          // instead of the last wait
+  std::uint64_t given_back_ = 0;
+  std::uint64_t woken_ns_ = 0;  // when that ended
+  std::uint64_t found_ns_ = 0;  // when the last one ended that packets were found after
+  bool sleeps_ = false;         // instead of the last wait
 };
 
 }  // namespace pcapv3

@@ -183,10 +183,11 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
     errno = reason;
     return -1;
   }
-  // With blocks that are no further apart than a pause, packets come within two pauses.
-  pause_.add(ring_.geometry().ring_bytes(), ring_.geometry().retire_ms * kNsPerMs * 3 / 10);
   source_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
   const pcapv3::Geometry& got = ring_.geometry();
+  // With blocks that are no further apart than a pause, packets come within two pauses.
+  pause_.add(got.ring_bytes(), got.block_count,
+             std::min(got.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);
   debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,
               got.block_count, got.block_bytes / 1024,
               got.block_count < wanted.block_count ? " (memory is short)" : "", got.retire_ms,
@@ -309,7 +310,8 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
 /// The wait of a reader that is busy; see pause.h. Returns whether this was it.
 bool pcapv3_port::pause() {
   if (nonblocking_ || has_lent()) return false;
-  const std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), counters_.delivered);
+  const std::uint64_t left_ns =
+      pause_.due(pcapv3::monotonic_ns(), counters_.delivered, counters_.blocks);
   if (left_ns == 0) return false;
   drain_.sleep(left_ns);
   pause_.woke(pcapv3::monotonic_ns());

@@ -192,7 +192,7 @@ void busy_reader() {
   Captured small;
   for (int i = 0; i < kTries; ++i) {
     large = capture_load(2, busy, 1, kLargeRing);
-    small = capture_load(2, busy, 1, kSmallRing);
+    small = capture_load(2, busy, 1, kLargeRing / 4 * 3);
     if (large.waits < kLoadMs / 7 && small.waits > large.waits) return;
   }
   CHECK(false, "%ld waits in %u ms; with less room %ld", large.waits, kLoadMs, small.waits);

@@ -319,6 +319,34 @@ TEST_CASE("what is before a corrupt packet comes out, and the rest of the merge 
   CHECK(f.out.back().number == 4);
 }
 
+TEST_CASE("a block that begins with a corrupt packet, after good ones, is told of") {
+  Fixture f(2);
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
+  f.timers(kStart + 8 * kMs);
+  f.timers(kStart + 16 * kMs);
+  f.read(kStart + 17 * kMs);
+  f.receive(0, kStart + 20 * kMs, kStart + 20 * kMs);
+  f.kernel[0]->spoil_last_packet();
+  f.timers(kStart + 24 * kMs);
+  f.timers(kStart + 32 * kMs);
+  f.read(kStart + 60 * kMs);
+  CHECK(f.corrupt == 1);
+}
+
+TEST_CASE("a block older than the one before is read, though no other port has anything") {
+  Fixture f(2);
+  f.receive(0, kStart + 10 * kMs, kStart + 10 * kMs);
+  f.timers(kStart + 16 * kMs);
+  f.timers(kStart + 24 * kMs);
+  f.read(kStart + 25 * kMs);
+  f.receive(0, kStart + 5 * kMs, kStart + 26 * kMs);
+  f.timers(kStart + 32 * kMs);
+  f.timers(kStart + 40 * kMs);
+  f.read(kStart + 60 * kMs);
+  CHECK(f.numbers() == Numbers{0, 1});
+  CHECK_FALSE(f.merge.holds());
+}
+
 TEST_CASE("a port that is gone is empty once its last block was read, and others go on") {
   Fixture f(2);
   f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);

@@ -19,16 +19,18 @@ unsigned wakes(Pause& pause, std::uint64_t apart_ns, std::uint64_t packets,
   std::uint64_t next_ns = now_ns + apart_ns;
   const std::uint64_t end_ns = now_ns + 1000 * kMs;
   std::uint64_t delivered = 0;
+  std::uint64_t blocks = 0;
   unsigned count = 0;
   longest_ns = 0;
   while (now_ns < end_ns) {
-    const std::uint64_t left_ns = pause.due(now_ns, delivered);
+    const std::uint64_t left_ns = pause.due(now_ns, delivered, blocks);
     now_ns = left_ns != 0 ? now_ns + left_ns : std::max(now_ns, next_ns);
     pause.woke(now_ns);
     ++count;
     for (; next_ns <= now_ns; next_ns += apart_ns) {
       longest_ns = std::max(longest_ns, now_ns - next_ns);
       delivered += packets;
+      ++blocks;
       now_ns += kWork;
     }
   }
@@ -37,7 +39,7 @@ unsigned wakes(Pause& pause, std::uint64_t apart_ns, std::uint64_t packets,
 
 Pause pause_of(std::uint64_t length_ns, std::uint64_t ring_bytes = kRing) {
   Pause pause;
-  pause.add(ring_bytes, length_ns);
+  pause.add(ring_bytes, 64, length_ns);
   return pause;
 }
 
@@ -68,10 +70,18 @@ TEST_CASE("a reader that finds few packets is woken for each block") {
 
 TEST_CASE("a ring that is too small is not left alone") {
   Pause pause = pause_of(Pause::kLongestNs);
-  pause.add(Pause::kLeastRingBytes - 1, Pause::kLongestNs);
-  pause.add(kRing, Pause::kLongestNs);
+  pause.add(Pause::kLeastRingBytes - 1, 64, Pause::kLongestNs);
+  pause.add(kRing, 64, Pause::kLongestNs);
   std::uint64_t longest_ns;
   CHECK(wakes(pause, 2 * kMs, 5000, longest_ns) >= 499);
+}
+
+TEST_CASE("a ring that fills fast is not left alone") {
+  Pause pause = pause_of(Pause::kLongestNs);
+  std::uint64_t longest_ns;
+  CHECK(wakes(pause, kMs, 5000, longest_ns) < 100);
+  CHECK(wakes(pause, kMs * 2 / 3, 5000, longest_ns) >= 1000);
+  CHECK(longest_ns < 16 * kMs * 2 / 3);
 }
 
 TEST_CASE("the pause is as long as the ring that allows least has it, and not longer than any") {
@@ -79,7 +89,7 @@ TEST_CASE("the pause is as long as the ring that allows least has it, and not lo
   std::uint64_t longest_ns;
   wakes(pause, kMs, 5000, longest_ns);
   CHECK(longest_ns <= Pause::kLongestNs);
-  pause.add(kRing, 4 * kMs);
+  pause.add(kRing, 64, 4 * kMs);
   wakes(pause, kMs, 5000, longest_ns);
   CHECK(longest_ns <= 4 * kMs);
   CHECK(longest_ns >= 2 * kMs);
@@ -88,11 +98,11 @@ TEST_CASE("the pause is as long as the ring that allows least has it, and not lo
 TEST_CASE("who has worked for as long as a pause does not sleep") {
   Pause pause = pause_of(10 * kMs);
   pause.woke(100 * kMs);
-  CHECK(pause.due(101 * kMs, 5000) == 0);  // the first: nothing is known
+  CHECK(pause.due(101 * kMs, 5000, 1) == 0);  // the first: nothing is known
   pause.woke(105 * kMs);
-  CHECK(pause.due(108 * kMs, 10000) == 7 * kMs);
+  CHECK(pause.due(108 * kMs, 10000, 2) == 7 * kMs);
   pause.woke(115 * kMs);
-  CHECK(pause.due(125 * kMs, 15000) == 0);
+  CHECK(pause.due(125 * kMs, 15000, 3) == 0);
 }
 
 }  // namespace pcapv3::test
