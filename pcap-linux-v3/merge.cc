@@ -285,15 +285,14 @@ void Merge::bypassed(unsigned port, const tpacket_hdr_v1& header) {
 
 void Merge::look(std::uint64_t now_ns) {
   put_top_back();
-  if (now_ns + window_ns_ < now_ns_) {
+  horizon_ = stamp_of(now_ns + window_ns_);
+  if (horizon_ < now_) {
     // The clock was set back: what was known of times is worth nothing.
     for (Feed& feed : feeds_) feed.complete = feed.reached = 0;
     complete_ = passed_ = 0;
   }
-  now_ns_ = now_ns;
   now_ = stamp_of(now_ns);
-  horizon_ = stamp_of(now_ns + window_ns_);
-  if (passed_ > horizon_) passed_ = stamp_of(now_ns);  // by a packet from the future
+  if (passed_ > horizon_) passed_ = now_;  // by a packet from the future
   Stamp complete = kEndOfTime;
   Stamp forced = 0;
   for (unsigned port = 0; port < ports_; ++port) {

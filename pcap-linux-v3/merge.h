@@ -256,8 +256,7 @@ class Merge {
   std::uint32_t order_ = 0;
   Stamp complete_ = 0;  // over all ports
   Stamp cap_ = kEndOfTime;
-  std::uint64_t now_ns_ = 0;    // as of the last look
-  Stamp now_ = 0;               // the same
+  Stamp now_ = 0;               // as of the last look
   Stamp horizon_ = 0;           // a window after that: packets stamped later are from the future
   Stamp passed_ = 0;            // the youngest walked past
   Stamp limit_ = 0;             // no packet stamped later may go
