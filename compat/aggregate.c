@@ -13,6 +13,7 @@
 
 #include <config.h>
 #include <net/if.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,9 @@ struct aggregate {
   int nonblocking;
   int flow_hash;
   struct pcapv3_aggregate* module;
+  struct pcapv3_break breaking; /* good until the handle is freed */
+  int closing;
+  struct pcap_stat last;              /* the counts, when it is being closed */
   char names_error[PCAP_ERRBUF_SIZE]; /* why the list of names can't be used */
 };
 
@@ -51,12 +55,15 @@ static int create_port(pcap_t* p, unsigned i, char* error) {
   return a->ports[i] != NULL ? 0 : PCAP_ERROR;
 }
 
+/* A signal handler that comes meanwhile finds the port whole, or not at all. */
 static void close_port(pcap_t* p, unsigned i) {
   struct aggregate* a = of(p);
-  if (a->ports[i] == NULL) return;
-  if (a->module != NULL) pcapv3_aggregate_remove(a->module, i);
-  pcap_close(a->ports[i]);
+  pcap_t* port = a->ports[i];
+  if (port == NULL) return;
   a->ports[i] = NULL;
+  atomic_signal_fence(memory_order_seq_cst);
+  if (a->module != NULL) pcapv3_aggregate_remove(a->module, i);
+  pcap_close(port);
 }
 
 static void close_ports(pcap_t* p) {
@@ -172,6 +179,11 @@ int pcap_aggregate_bind_again(pcap_t* p, unsigned i) { return member_bind_again(
 
 /* ---- The operations of the handle ---- */
 
+static int no_operation(pcap_t* p) {
+  snprintf(p->errbuf, sizeof(p->errbuf), "the handle is being closed");
+  return PCAP_ERROR;
+}
+
 static int aggregate_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   savefile_more = 0; /* in the callback of another read: this one may wait */
   return pcapv3_aggregate_read(of(p)->module, count, callback, user);
@@ -267,9 +279,14 @@ static int aggregate_setnonblock(pcap_t* p, int nonblocking) {
 
 static int aggregate_stats(pcap_t* p, struct pcap_stat* stats) {
   struct aggregate* a = of(p);
+  if (a->closing) {
+    *stats = a->last;
+    return 0;
+  }
   memset(stats, 0, sizeof(*stats));
   for (unsigned i = 0; i < a->names.count; ++i) {
     struct pcap_stat port;
+    if (a->ports[i] == NULL) continue; /* in a signal handler, while ports are opened anew */
     if (pcap_stats(a->ports[i], &port) != 0) {
       set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
       return PCAP_ERROR;
@@ -282,20 +299,57 @@ static int aggregate_stats(pcap_t* p, struct pcap_stat* stats) {
 }
 
 static void aggregate_breakloop(pcap_t* p) {
-  pcapv3_aggregate_break(of(p)->module);
+  pcapv3_request_break(&of(p)->breaking);
   p->break_loop = 1;
-  pcapv3_aggregate_wake(of(p)->module);
+  pcapv3_wake_reader(&of(p)->breaking);
+}
+
+/* What a signal handler may still call while the handle is being closed. */
+static int no_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
+  (void)count;
+  (void)callback;
+  (void)user;
+  return no_operation(p);
+}
+static int no_setfilter(pcap_t* p, struct bpf_program* filter) {
+  (void)filter;
+  return no_operation(p);
+}
+static int no_setdirection(pcap_t* p, pcap_direction_t direction) {
+  (void)direction;
+  return no_operation(p);
+}
+static int no_set_number(pcap_t* p, int number) {
+  (void)number;
+  return no_operation(p);
 }
 
 static void close_all(pcap_t* p) {
   struct aggregate* a = of(p);
+  struct pcapv3_aggregate* module = a->module;
   close_ports(p);
-  pcapv3_aggregate_close(a->module);
   a->module = NULL;
+  atomic_signal_fence(memory_order_seq_cst);
+  pcapv3_aggregate_close(module);
   p->fd = -1; /* the module's, and closed with it */
 }
 
 static void aggregate_cleanup(pcap_t* p) {
+  struct aggregate* a = of(p);
+  struct pcap_stat last = {0};
+  pcapv3_wait_for_reader(&a->breaking);
+  /* Asking clears the kernel's counts, for a forked process too. */
+  if (a->ports[0] != NULL && pcapv3_is_own(member_port(a->ports[0]))) {
+    (void)aggregate_stats(p, &last);
+  }
+  a->last = last;
+  atomic_signal_fence(memory_order_seq_cst);
+  a->closing = 1;
+  p->read_op = no_read;
+  p->setfilter_op = no_setfilter;
+  p->setdirection_op = no_setdirection;
+  p->set_datalink_op = no_set_number;
+  p->setnonblock_op = no_set_number;
   close_all(p);
   CLEAN_UP_COMMON(p);
 }
@@ -312,7 +366,7 @@ static int aggregate_activate(pcap_t* p) {
     return PCAP_ERROR_NO_SUCH_DEVICE;
   }
   if (p->opt.rfmon) return fail(p, PCAP_ERROR_RFMON_NOTSUP);
-  a->module = pcapv3_aggregate_open(p, &p->break_loop, 0, p->errbuf);
+  a->module = pcapv3_aggregate_open(p, &p->break_loop, &a->breaking, 0, p->errbuf);
   if (a->module == NULL) return fail(p, PCAP_ERROR);
 
   int status = activate_ports(p, 0);

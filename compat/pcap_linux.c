@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <linux/if_packet.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,6 +33,8 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "compat/blocks.h"
 #include "compat/member.h"
@@ -72,6 +75,7 @@ const char* stock_lib_version(void);
     unsigned most_retire_ms;      /* member_prepare() */        \
     int spare;                    /* a socket, or 0 */          \
     int second_cooked;            /* begin_second() */          \
+    struct pcapv3_break breaking; /* good until it is freed */  \
   }
 #undef PCAP_CREATE_COMMON
 #define PCAP_CREATE_COMMON(ebuf, type) \
@@ -284,17 +288,38 @@ static int look_at_once(pcap_t* p) {
   return status;
 }
 
+static long long monotonic_ms(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
 int pcap_linux_wait(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   if (p->selectable_fd != -1 || stock->poll_timeout == 0 || stock->timeout <= 0) {
     return pcap_wait_for_frames_mmap(p);
   }
   /* The program has nothing to select on and relies on the time-out, which stock code leaves to the
-   * ring: then nothing ends a wait on an idle link. */
-  struct pollfd events[] = {{.fd = p->fd, .events = POLLIN},
-                            {.fd = stock->poll_breakloop_fd, .events = POLLIN}};
-  if (poll(events, 2, stock->timeout) != 0) return pcap_wait_for_frames_mmap(p);
-  return look_at_once(p);
+   * ring: then nothing ends a wait on an idle link. Neither a signal nor the event of a break that
+   * is over is an end. */
+  const long long until = monotonic_ms() + stock->timeout;
+  for (;;) {
+    struct pollfd events[] = {{.fd = p->fd, .events = POLLIN},
+                              {.fd = stock->poll_breakloop_fd, .events = POLLIN}};
+    const long long left = until - monotonic_ms();
+    const int ready = poll(events, 2, left > 0 ? (int)left : 0);
+    if (ready < 0 && errno != EINTR) return pcap_wait_for_frames_mmap(p); /* which says why */
+    if (ready == 0) return look_at_once(p);
+    if (ready > 0 && events[0].revents != 0) return pcap_wait_for_frames_mmap(p);
+    if (ready > 0) {
+      uint64_t breaks;
+      (void)!read(stock->poll_breakloop_fd, &breaks, sizeof(breaks));
+    }
+    if (p->break_loop) {
+      p->break_loop = 0;
+      return PCAP_ERROR_BREAK;
+    }
+  }
 }
 
 int pcap_linux_check(pcap_t* p) {
@@ -343,6 +368,14 @@ void pcap_linux_error(pcap_t* p, const char* text) {
 
 /* ---- The operations of a handle with a port ---- */
 
+static int no_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
+  (void)count;
+  (void)callback;
+  (void)user;
+  pcap_linux_error(p, "the handle is being closed");
+  return PCAP_ERROR;
+}
+
 static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   savefile_more = 0; /* in the callback of another read: this one may wait */
   return joined(p)->two != NULL ? pcapv3_aggregate_read(joined(p)->two, count, callback, user)
@@ -389,14 +422,9 @@ static int port_stats(pcap_t* p, struct pcap_stat* stats) {
 }
 
 static void port_breakloop(pcap_t* p) {
-  struct pcapv3_aggregate* two = joined(p)->two;
-  if (two != NULL) {
-    pcapv3_aggregate_break(two);
-  } else {
-    pcapv3_break(joined(p)->port);
-  }
+  pcapv3_request_break(&joined(p)->breaking);
   pcap_breakloop_linux(p);
-  if (two != NULL) pcapv3_aggregate_wake(two);
+  pcapv3_wake_reader(&joined(p)->breaking);
 }
 
 /* pcap_next(3PCAP) and pcap_next_ex(3PCAP) lend the packet out of its block, which stays the
@@ -456,7 +484,7 @@ static void add_second(pcap_t* p) {
   struct pcapv3_aggregate* two = NULL;
   if (iface_bind(pcapv3_frames_socket(port), stock->ifindex, text, pcap_protocol(p)) == 0 &&
       pcapv3_join_frames(port, p->fd, is_loopback(p, stock->ifindex)) == 0) {
-    two = pcapv3_aggregate_open(p, &p->break_loop, 1, text);
+    two = pcapv3_aggregate_open(p, &p->break_loop, &joined(p)->breaking, 1, text);
   }
   if (two == NULL || !pcapv3_aggregate_add(two, 0, port, p->fd)) {
     if (two != NULL) pcapv3_aggregate_remove(two, 0);
@@ -471,11 +499,16 @@ static void add_second(pcap_t* p) {
   joined(p)->two = two;
 }
 
+/* Here and below: a program's signal handlers run as long as its process lives, and may call any
+ * function of a handle that is being closed. They find what they use whole, or not at all: it is
+ * taken off the handle first. */
 static void leave_two(pcap_t* p) {
-  if (joined(p)->two == NULL) return;
-  pcapv3_aggregate_remove(joined(p)->two, 0);
-  pcapv3_aggregate_close(joined(p)->two);
+  struct pcapv3_aggregate* two = joined(p)->two;
+  if (two == NULL) return;
   joined(p)->two = NULL;
+  atomic_signal_fence(memory_order_seq_cst);
+  pcapv3_aggregate_remove(two, 0);
+  pcapv3_aggregate_close(two);
 }
 
 /* For a program that does more with the handle's socket than this knows of. */
@@ -487,11 +520,25 @@ static void settle(pcap_t* p) {
 }
 
 static void leave_port(pcap_t* p) {
+  struct pcapv3_port* port = joined(p)->port;
   leave_two(p);
   /* Unmapped here; destroy_ring() must not do it again. */
   if (has_ring(joined(p))) joined(p)->stock.mmapbuf = NULL;
-  pcapv3_close(joined(p)->port);
   joined(p)->port = NULL;
+  atomic_signal_fence(memory_order_seq_cst);
+  pcapv3_close(port);
+}
+
+/* A handle that is being closed is a stock one, but that it reads nothing any more. */
+static void use_stock_functions(pcap_t* p) {
+  p->read_op = no_read;
+  p->setfilter_op = pcap_setfilter_linux;
+  p->setdirection_op = pcap_setdirection_linux;
+  p->set_datalink_op = pcap_set_datalink_linux;
+  p->setnonblock_op = pcap_setnonblock_linux;
+  p->stats_op = pcap_stats_linux;
+  p->breakloop_op = pcap_breakloop_linux;
+  p->oneshot_callback = joined(p)->copying_oneshot;
 }
 
 /* Blocks that are still out keep the ring mapped, and that keeps the socket open whatever is closed
@@ -513,15 +560,18 @@ static void silence(pcap_t* p) {
 }
 
 static void port_cleanup(pcap_t* p) {
+  struct pcapv3_port* port = joined(p)->port;
   /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. */
   struct pcap_stat last;
-  if (pcapv3_has_lent(joined(p)->port)) silence(p);
-  if (pcapv3_keeps_books(joined(p)->port)) {
+  pcapv3_wait_for_reader(&joined(p)->breaking);
+  if (pcapv3_has_lent(port) && pcapv3_is_sole(port)) silence(p);
+  if (pcapv3_keeps_books(port) && pcapv3_is_own(port)) {
     /* A group's packets that came after the last read are missing elsewhere. */
-    (void)(pcapv3_fans_out(joined(p)->port) ? pcap_stats_linux(p, &last) : port_stats(p, &last));
+    (void)(pcapv3_fans_out(port) ? pcap_stats_linux(p, &last) : port_stats(p, &last));
   }
+  use_stock_functions(p);
   leave_two(p);
-  struct pcapv3_frames* second = pcapv3_close_frames(joined(p)->port);
+  struct pcapv3_frames* second = pcapv3_close_frames(port);
   leave_port(p);
   pcap_cleanup_linux(p);
   close_spare(p); /* last: it takes the kernel milliseconds, and the group is left by now */
@@ -566,7 +616,7 @@ static int port_activate(pcap_t* p) {
     pcap_linux_error(p, "a handle whose activation has failed can't be activated again");
     return PCAP_ERROR;
   }
-  struct pcapv3_port* port = pcapv3_open(p, p->opt.device, p->errbuf);
+  struct pcapv3_port* port = pcapv3_open(p, &joined(p)->breaking, p->opt.device, p->errbuf);
   if (port == NULL) {
     pcap_cleanup_linux(p); /* as pcap_activate_linux() does when it fails */
     return PCAP_ERROR;
@@ -630,6 +680,7 @@ static int port_activate(pcap_t* p) {
   }
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
   if (joined(p)->aggregate != NULL && pcapv3_fans_out(port)) open_spare(p);
+  if (joined(p)->aggregate == NULL) pcapv3_open_grace_period(port);
   if (adapts) add_second(p);
   pcapv3_refresh(port);
   return status;
@@ -675,9 +726,7 @@ struct pcapv3_port* member_port(pcap_t* p) {
 
 /* ---- Blocks (blocks.h) ---- */
 
-int has_port(pcap_t* p) {
-  return p->read_op == port_read;
-}
+int has_port(pcap_t* p) { return p->read_op == port_read; }
 
 int take_block(pcap_t* p, int timeout_ms, struct pcap_v3_block** block) {
   settle(p); /* frames can't be lent */

@@ -8,8 +8,10 @@
 #include <cstring>
 #include <utility>
 
+#include "clock.h"
 #include "compat/aggregate.h"
 #include "compat/pcap_linux.h"
+#include "drain.h"
 
 namespace {
 
@@ -21,8 +23,9 @@ constexpr std::uint64_t kUnreadNs = 5 * kNsPerMs;
 /// to wait for much longer than half of the window.
 constexpr std::uint32_t kMostRetireMs = 8;
 
+/// How long it is until then, in nanoseconds of CLOCK_MONOTONIC.
 std::uint64_t until(std::uint64_t ns) {
-  const std::uint64_t now = pcapv3::realtime_ns();
+  const std::uint64_t now = pcapv3::monotonic_ns();
   return ns > now ? ns - now : 0;
 }
 
@@ -35,7 +38,11 @@ bool pcapv3_aggregate::open() {
       !debug_.open("PCAPV3_DEBUG", settings_.debug, error_) || !wait_.open(error_)) {
     return false;
   }
-  drain_.allow(settings_.drain);
+  break_.allow_drain(settings_.drain);
+  break_.set_event(wait_.break_event());
+  if (!lone_ && settings_.drain && !grace_period_.open()) {
+    debug_.line("a break will leave what is in the kernel's blocks: %s", std::strerror(errno));
+  }
   if (lone_) merge_.set_one_interface();
   window_ns_ = (settings_.window_ms != 0 ? settings_.window_ms : kWindowMs) * kNsPerMs;
   merge_.set_window(window_ns_);
@@ -120,23 +127,26 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
   has_read_ = true;
   lends_ = false;
   for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
-  drain_.begin_read(count != 1);
-  if (count != 1 || !has_direct() || drain_.active()) {
-    return read_rings(count <= 0 ? INT_MAX : count, 0, callback, user);
+  break_.begin_read();
+  int status;
+  if (count != 1 || !has_direct() || break_.draining()) {
+    status = read_rings(count <= 0 ? INT_MAX : count, 0, callback, user);
+  } else {
+    // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
+    status = ports_[0]->deliver_one(*direct_, callback, user);
+    status = status == 1 && has_direct() && *break_flag_ == 0
+                 ? stay(1)
+                 : read_rings(1, status, callback, user);
   }
-  // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
-  const int delivered = ports_[0]->deliver_one(*direct_, callback, user);
-  if (delivered == 1 && has_direct() && *break_flag_ == 0) return stay(1);
-  return read_rings(1, delivered, callback, user);
+  break_.end_read();
+  return status;
 }
 
 /// Reads until `most` packets are delivered, `delivered` of them before.
 int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback, u_char* user) {
-  bool looked = false;          // at packets, if only to reject them
-  bool collected = false;       // events
-  std::uint64_t waited_ms = 0;  // in the drain
+  bool looked = false;     // at packets, if only to reject them
+  bool collected = false;  // events
   give_up_ns_ = 0;
-  set_cap();
   // A program that waits by select(2) may have done so for an event that brings nothing, such as a
   // block that was read already: its read must not wait on then. To be asked before that block is
   // given back, which takes the event away. One that does not wait in its reads would be told once
@@ -147,58 +157,52 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
   }
   for (;;) {
     if (*break_flag_ != 0) {
+      // A break that is none of the callback's must not cost the caller what was delivered: it is
+      // the next read's.
+      if (delivered >= most && !break_.is_callbacks()) return stay(delivered);
+      if (break_.draining()) clear_ends();
       *break_flag_ = 0;
-      if (!drain_.start()) return PCAP_ERROR_BREAK;
-      forced_ = false;
-      set_cap();
+      if (!break_.start_drain()) return PCAP_ERROR_BREAK;
+      begin_drain(false);
     }
     // The last block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
     if (delivered >= most) return has_more() ? stay(delivered) : leave(delivered);
+    if (break_.draining() && break_.is_overdue()) return end_drain(false);
     if (direct_ != nullptr && direct_->cursor().done()) give_back_direct();
     if (direct_ == nullptr && merge_.done()) look();
     if (merge_.corrupt()) return corrupt_block();
     if (direct_ != nullptr || !merge_.done()) {
+      const int left =
+          break_.draining() ? std::min(most - delivered, break_.batch()) : most - delivered;
       if (direct_ != nullptr) {
-        delivered += ports_[0]->deliver_from(*direct_, most - delivered, callback, user);
+        delivered += ports_[0]->deliver_from(*direct_, left, callback, user);
         if (direct_ != nullptr && direct_->cursor().corrupt()) return direct_error();
       } else {
-        delivered += delivery_.run(merge_, most - delivered, callback, user);
+        delivered += delivery_.run(merge_, left, callback, user);
       }
       looked = true;
       if (trouble_ == Trouble::kOver) trouble_ = Trouble::kNone;
       if (!look_after_ports()) return PCAP_ERROR;
       continue;
     }
-    if (drain_.active()) {
-      const pcapv3::Stamp moment = pcapv3::stamp_of(drain_.break_ns());
-      if (merge_.is_past(moment)) return drained(!forced_);
-      constexpr int kLookMs = 2;
-      if (nonblocking_ || waited_ms >= pcapv3::Drain::kLongestWaitMs) {
-        // What other ports' open blocks hold is not to be had; what was held for their sake is.
-        merge_.let_go(moment);
-        forced_ = true;
-      } else {
-        poll(nullptr, 0, kLookMs);
-        waited_ms += kLookMs;
-      }
-      continue;
+    if (break_.draining()) {
+      // All that is there up to the ends may go, so that nothing is left.
+      if (drain_more(false)) continue;
+      return end_drain(true);
     }
     if (delivered > 0 || (looked && !endless_)) return leave(delivered);
     if (!has_ports()) return PCAP_ERROR;
     if (collected && (nonblocking_ || timeout_ns_ == 0)) return leave(0);
-    if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::realtime_ns() + timeout_ns_;
+    if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::monotonic_ns() + timeout_ns_;
     bool some = false;
     if (pause()) continue;
     if (!collect(nonblocking_ ? 0 : until_next(), some)) return PCAP_ERROR;
     pause_.woke(pcapv3::monotonic_ns());
-    if (give_up_ns_ != 0 && merge_.done() && until(give_up_ns_) == 0) return leave(0);
+    if (give_up_ns_ != 0 && merge_.done() && *break_flag_ == 0 && until(give_up_ns_) == 0) {
+      return leave(0);
+    }
     collected = nonblocking_ || (some && !endless_);
   }
-}
-
-void pcapv3_aggregate::set_cap() {
-  merge_.set_cap(drain_.active() ? pcapv3::stamp_of(drain_.end_ns(fans_out()))
-                                 : pcapv3::kEndOfTime);
 }
 
 int pcapv3_aggregate::corrupt_block() {
@@ -216,8 +220,7 @@ int pcapv3_aggregate::corrupt(const char* text) {
 
 void pcapv3_aggregate::look() {
   give_back_spent();
-  const std::uint64_t now_ns = pcapv3::realtime_ns();
-  if (!lone_ || !look_at_two(now_ns)) merge_.look(now_ns);
+  if (!lone_ || !look_at_two()) merge_.look(pcapv3::realtime_ns());
 }
 
 void pcapv3_aggregate::give_back_spent() {
@@ -261,18 +264,18 @@ bool pcapv3_aggregate::settle() {
 
 /// Takes frames in, and finds a block that can be read past the merge: the oldest of one ring, when
 /// there is nothing in the other. False if the merge has to be asked.
-bool pcapv3_aggregate::look_at_two(std::uint64_t now_ns) {
+bool pcapv3_aggregate::look_at_two() {
   pcapv3::Source& blocks = ports_[0]->source();
   // Before the frames: what is in the block came after all frames that are not there yet.
   const bool has_block = blocks.has(0);
   if (frames() != nullptr) {
-    ports_[0]->take_frames(now_ns);
+    ports_[0]->take_frames(pcapv3::monotonic_ns());
     ports_[0]->relieve(sockets_[0]);
     if (ports_[0]->is_settled() && merge_.is_closed(kFrames) && !frames()->has_packets()) {
       drop_frames();
     }
   }
-  if (drain_.active() || !merge_.is_closed(0)) return false;
+  if (break_.draining() || !merge_.is_closed(0)) return false;
   if (frames() != nullptr && !merge_.is_closed(kFrames)) return false;
   if (frames() == nullptr || !frames()->source().has(0)) {
     if (!has_block) return false;
@@ -311,16 +314,18 @@ int pcapv3_aggregate::direct_error() {
 /// were any. False, with the handle's error text, if it can't.
 bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   pcapv3::Wait::Events events;
-  drain_.set_waiting(true);
+  // A break that came before is seen by its flag only.
+  if (*break_flag_ != 0) wait_ns = 0;
+  break_.set_waiting(true);
   const bool ok = wait_.collect(wait_ns, events);
-  drain_.set_waiting(false);
+  break_.set_waiting(false);
   if (!ok) {
     error_.set("can't wait for packets: %s", std::strerror(errno));
     pcap_linux_error(handle_, error_.c_str());
     return false;
   }
   some = events.some;
-  collected_ns_ = pcapv3::realtime_ns();
+  collected_ns_ = pcapv3::monotonic_ns();
   check_ports(events);
   return true;
 }
@@ -337,8 +342,10 @@ bool pcapv3_aggregate::pause() {
   }
   std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), delivered, blocks);
   if (give_up_ns_ != 0) left_ns = std::min(left_ns, until(give_up_ns_));
-  if (left_ns == 0) return false;
-  drain_.sleep(left_ns);
+  if (left_ns < kNsPerMs) return false;
+  break_.set_waiting(true);
+  if (*break_flag_ == 0) wait_.sleep(static_cast<int>(left_ns / kNsPerMs));
+  break_.set_waiting(false);
   pause_.woke(pcapv3::monotonic_ns());
   return true;
 }
@@ -347,7 +354,7 @@ bool pcapv3_aggregate::pause() {
 bool pcapv3_aggregate::look_after_ports() {
   constexpr std::uint64_t kEveryNs = 100 * kNsPerMs;
   bool some;
-  return pcapv3::realtime_ns() - collected_ns_ < kEveryNs || collect(0, some);
+  return pcapv3::monotonic_ns() - collected_ns_ < kEveryNs || collect(0, some);
 }
 
 /// The program has been given the descriptor: from now on it tells of packets that may go because
@@ -386,27 +393,82 @@ bool pcapv3_aggregate::has_more(const pcapv3::Source& source) const {
 /// How long until time alone brings something about, in nanoseconds: packets that may go, the end
 /// of a read, or the end of the last port, which nothing else may tell of any more.
 std::uint64_t pcapv3_aggregate::until_next() const {
-  std::uint64_t when = pcapv3::Wait::kForEver;
+  std::uint64_t left_ns = pcapv3::Wait::kForEver;
   if (merge_.holds()) {
-    when = merge_.ripe_ns();
-  } else if (gone_ == all()) {
-    when = gone_ns_ + window_ns_;
-  }
-  if (unread_ != 0) when = std::min(when, pcapv3::realtime_ns() + kUnreadNs);
-  if (frames() != nullptr) {
+    const std::uint64_t ripe_ns = merge_.ripe_ns();  // as packets are stamped
     const std::uint64_t now_ns = pcapv3::realtime_ns();
-    const std::uint64_t left_ns = ports_[0]->until_frames(now_ns);
-    if (left_ns != pcapv3::Wait::kForEver) when = std::min(when, now_ns + left_ns);
+    left_ns = ripe_ns > now_ns ? ripe_ns - now_ns : 0;
+  } else if (gone_ == all()) {
+    left_ns = until(gone_ns_ + window_ns_);
   }
-  if (give_up_ns_ != 0) when = std::min(when, give_up_ns_);
-  return when == pcapv3::Wait::kForEver ? when : until(when);
+  if (unread_ != 0) left_ns = std::min(left_ns, kUnreadNs);
+  if (frames() != nullptr) {
+    left_ns = std::min(left_ns, ports_[0]->until_frames(pcapv3::monotonic_ns()));
+  }
+  if (give_up_ns_ != 0) left_ns = std::min(left_ns, until(give_up_ns_));
+  return left_ns;
+}
+
+// ---- The end ----
+
+/// The sources that a drain sets ends to: every ring of blocks.
+unsigned pcapv3_aggregate::sources(pcapv3::Source* (&sources)[kMostPorts]) {
+  unsigned count = 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    if (ports_[i] != nullptr) sources[count++] = &ports_[i]->source();
+  }
+  return count;
+}
+
+/// What the rings hold now is what is delivered before the read ends; see drain.h.
+void pcapv3_aggregate::begin_drain(bool whole) {
+  drained_seen_ = seen();
+  pcapv3::Source* all[kMostPorts];
+  const unsigned count = sources(all);
+  break_.set_waiting(true);  // nothing but a signal handler runs on this thread meanwhile
+  pcapv3::set_ends(lone_ ? ports_[0]->grace_period() : grace_period_, all, count, whole);
+  break_.set_waiting(false);
+  if (frames() != nullptr) frames()->set_end();
+  merge_.set_draining(true);
+}
+
+void pcapv3_aggregate::clear_ends() {
+  pcapv3::Source* all[kMostPorts];
+  const unsigned count = sources(all);
+  for (unsigned i = 0; i < count; ++i) all[i]->clear_end();
+  if (frames() != nullptr) frames()->clear_end();
+  merge_.set_draining(false);
+}
+
+/// Packets that were read.
+std::uint64_t pcapv3_aggregate::seen() const {
+  std::uint64_t seen = 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    if (ports_[i] != nullptr) seen += ports_[i]->counters().seen();
+  }
+  return seen;
+}
+
+/// See pcapv3_port::drain_more.
+bool pcapv3_aggregate::drain_more(bool whole) {
+  constexpr std::uint64_t kRoundsNs = pcapv3::Break::kLongestDrainNs / 5;
+  if (!fans_out() || seen() == drained_seen_ ||
+      break_.left_ns() < pcapv3::Break::kLongestDrainNs - kRoundsNs) {
+    return false;
+  }
+  give_back_spent();
+  begin_drain(whole);
+  return true;
 }
 
 /// Ends a read that a break is to end; see pcapv3_port::end_drain.
-int pcapv3_aggregate::drained(bool complete) {
+int pcapv3_aggregate::end_drain(bool complete) {
   *break_flag_ = 0;
-  drain_.stop();
+  give_back_spent();
+  clear_ends();
+  break_.stop_drain();
   for (unsigned i = 0; i < count_; ++i) ports_[i]->close_books(complete);
+  if (!complete) debug_.line("the drain took too long: some packets are undelivered");
   return leave(PCAP_ERROR_BREAK);
 }
 
@@ -424,17 +486,27 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
       return PCAP_ERROR;
     }
   }
-  const bool at_once = nonblocking_ || timeout_ms == 0;
-  std::uint64_t until_ns = pcapv3::Wait::kForEver;
-  if (timeout_ms > 0) {
-    until_ns = pcapv3::monotonic_ns() + static_cast<unsigned>(timeout_ms) * kNsPerMs;
+  std::uint64_t until_ns = 0;
+  if (!nonblocking_ && timeout_ms != 0) {
+    until_ns = timeout_ms < 0
+                   ? pcapv3::Wait::kForEver
+                   : pcapv3::monotonic_ns() + static_cast<unsigned>(timeout_ms) * kNsPerMs;
   }
+  break_.begin_read();
+  const int status = take_until(until_ns, block);
+  break_.end_read();
+  return status;
+}
+
+/// take(), without what is done once for each call.
+int pcapv3_aggregate::take_until(std::uint64_t until_ns, pcap_v3_block** block) {
   bool over = false;
-  drain_.begin_read(true);
   for (;;) {
     if (*break_flag_ != 0) {
+      if (break_.draining()) clear_ends();
       *break_flag_ = 0;
-      if (!drain_.start()) return PCAP_ERROR_BREAK;
+      if (!break_.start_drain()) return PCAP_ERROR_BREAK;
+      begin_drain(true);
     }
     if (!look_after_ports()) return PCAP_ERROR;
     const int status = lend(block);
@@ -442,43 +514,32 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
       // There may be another: a program that waits for the descriptor is to come back.
       return stay(status);
     }
-    if (drain_.active()) {
-      const std::uint64_t since_break = pcapv3::realtime_ns() - drain_.break_ns();
-      bool rest = since_break < pcapv3::Drain::kSettleMs * kNsPerMs;
-      for (unsigned i = 0; i < count_; ++i) {
-        pcapv3::Source& source = ports_[i]->source();
-        rest |= !source.open() && source.kernel_has_packets();
-      }
-      if (!rest) return drained(true);
-      if (nonblocking_ || since_break >= pcapv3::Drain::kLongestWaitMs * kNsPerMs) {
-        return drained(false);
-      }
-      poll(nullptr, 0, 2);
-      continue;
+    std::uint64_t wait_ns = until_ns == pcapv3::Wait::kForEver ? until_ns : until(until_ns);
+    if (break_.draining()) {
+      bool at_ends = true;
+      for (unsigned i = 0; i < count_; ++i) at_ends = at_ends && ports_[i]->source().at_end();
+      if (at_ends && !drain_more(true)) return end_drain(true);
+      // A handle that does not block leaves the kernel's blocks where they are.
+      if (nonblocking_ || break_.is_overdue()) return end_drain(false);
+      wait_ns = std::min(break_.left_ns(), kUnreadNs);
+    } else {
+      if (over) return leave(0);
+      if (!may_have_blocks()) return PCAP_ERROR;
+      if (gone_ == all()) wait_ns = std::min(wait_ns, until(gone_ns_ + window_ns_));
+      if (unread_ != 0) wait_ns = std::min(wait_ns, kUnreadNs);
     }
-    if (over) return leave(0);
-    if (!may_have_blocks()) return PCAP_ERROR;
-    std::uint64_t wait_ns = until_ns;
-    if (until_ns != pcapv3::Wait::kForEver) {
-      const std::uint64_t now_ns = pcapv3::monotonic_ns();
-      wait_ns = until_ns > now_ns ? until_ns - now_ns : 0;
-    }
-    if (gone_ == all()) wait_ns = std::min(wait_ns, until(gone_ns_ + window_ns_));
-    if (unread_ != 0) wait_ns = std::min(wait_ns, kUnreadNs);
     bool some = false;
-    if (!collect(at_once ? 0 : wait_ns, some)) return PCAP_ERROR;
-    over = at_once || pcapv3::monotonic_ns() >= until_ns;
+    if (!collect(wait_ns, some)) return PCAP_ERROR;
+    over = until_ns != pcapv3::Wait::kForEver && until(until_ns) == 0;
   }
 }
 
 /// Lends a block of the next port that has one; see pcapv3_port::lend.
 int pcapv3_aggregate::lend(pcap_v3_block** block) {
-  const pcapv3::Stamp until =
-      drain_.active() ? pcapv3::stamp_of(drain_.end_ns(fans_out())) : pcapv3::kEndOfTime;
   for (unsigned n = 0; n < count_; ++n) {
     const unsigned i = next_to_lend_;
     next_to_lend_ = i + 1 < count_ ? i + 1 : 0;
-    const int status = ports_[i]->lend(until, i, block);
+    const int status = ports_[i]->lend(i, block);
     if (status < 0) pcap_linux_error(handle_, ports_[i]->error());
     if (status == 0) continue;
     merge_.skipped(i);
@@ -531,7 +592,7 @@ void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
       if (pcap_aggregate_is_gone(handle_, i) != 0) {
         debug_.line("%s: the interface is gone", ports_[i]->device());
         gone_ |= bit(i);
-        gone_ns_ = pcapv3::realtime_ns();
+        gone_ns_ = pcapv3::monotonic_ns();
       } else if (troubled) {
         debug_.line("%s: the interface went down", ports_[i]->device());
       }

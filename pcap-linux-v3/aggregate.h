@@ -9,14 +9,16 @@
 // An interface can go away while others go on. Its port stays, and is bound to an interface of the
 // same name when there is one again. The stock handles are compat/aggregate.c's: it is asked to.
 //
-// Belongs to its handle and to the thread that uses that; on_break() alone may be called by others.
+// Belongs to its handle and to the thread that uses that; what others may call is in the handle's
+// Break (break.h).
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 
-#include "drain.h"
+#include "break.h"
 #include "error.h"
+#include "grace_period.h"
 #include "log.h"
 #include "merge.h"
 #include "module.h"
@@ -28,8 +30,14 @@
 struct pcapv3_aggregate {
  public:
   /// `lone`: it has one port, whose handle `handle` is; else that is one over the ports' handles.
-  pcapv3_aggregate(pcap_t* handle, volatile std::sig_atomic_t* break_flag, bool lone)
-      : handle_(handle), break_flag_(break_flag), lone_(lone), delivery_(break_flag, counters_) {}
+  pcapv3_aggregate(pcap_t* handle, volatile std::sig_atomic_t* break_flag, pcapv3::Break& breaking,
+                   bool lone)
+      : handle_(handle),
+        break_flag_(break_flag),
+        break_(breaking),
+        lone_(lone),
+        delivery_(break_flag, counters_) {}
+  ~pcapv3_aggregate() { break_.set_event(-1); }
   pcapv3_aggregate(const pcapv3_aggregate&) = delete;
   pcapv3_aggregate& operator=(const pcapv3_aggregate&) = delete;
 
@@ -63,8 +71,6 @@ struct pcapv3_aggregate {
   int read(int count, pcap_handler callback, u_char* user);
   /// pcap_v3_take_block(3): the ports' blocks in turn.
   int take(int timeout_ms, pcap_v3_block** block);
-  void on_break() { drain_.on_break(); }
-  void wake() { wait_.wake(); }
 
  private:
   static constexpr unsigned kMostPorts = pcapv3::Merge::kMostPorts;
@@ -81,7 +87,7 @@ struct pcapv3_aggregate {
   void drop_frames();
   void give_back_spent();
   void give_back_direct();
-  bool look_at_two(std::uint64_t now_ns);
+  bool look_at_two();
   int direct_error();
   int read_rings(int most, int delivered, pcap_handler callback, u_char* user);
   bool has_direct() const;
@@ -90,12 +96,17 @@ struct pcapv3_aggregate {
   int corrupt(const char* text);
   bool collect(std::uint64_t wait_ns, bool& some);
   std::uint64_t until_next() const;
-  int drained(bool complete);
+  int end_drain(bool complete);
+  std::uint64_t seen() const;
+  int take_until(std::uint64_t until_ns, pcap_v3_block** block);
   int leave(int status);
   int stay(int status);
   bool has_more() const;
   bool has_more(const pcapv3::Source& source) const;
-  void set_cap();
+  void begin_drain(bool whole);
+  bool drain_more(bool whole);
+  void clear_ends();
+  unsigned sources(pcapv3::Source* (&sources)[kMostPorts]);
   bool pause();
   bool look_after_ports();
   void check_ports(const pcapv3::Wait::Events& events);
@@ -110,6 +121,8 @@ struct pcapv3_aggregate {
 
   pcap_t* const handle_;
   volatile std::sig_atomic_t* const break_flag_;
+  pcapv3::Break& break_;
+  pcapv3::GracePeriod grace_period_;  // of several ports; a lone one has its own
   const bool lone_;
   pcapv3::ErrorText error_;
   pcapv3::Settings settings_;
@@ -119,13 +132,13 @@ struct pcapv3_aggregate {
   pcapv3::Delivery delivery_;
   pcapv3::Source* direct_ = nullptr;  // of the lone port, whose block is read past the merge
   pcapv3::Wait wait_;
-  pcapv3::Drain drain_;
   pcapv3::Pause pause_;
   pcapv3_port* ports_[kMostPorts] = {};
   int sockets_[kMostPorts] = {};
   unsigned count_ = 0;
-  std::uint64_t gone_ = 0;          // ports, by bit, that have no interface
-  std::uint64_t unread_ = 0;        // of these, those that still have packets
+  std::uint64_t gone_ = 0;    // ports, by bit, that have no interface
+  std::uint64_t unread_ = 0;  // of these, those that still have packets
+  // Times are of CLOCK_MONOTONIC.
   std::uint64_t gone_ns_ = 0;       // when the last of them went
   std::uint64_t collected_ns_ = 0;  // when events were asked for
   std::uint64_t window_ns_ = 0;
@@ -137,7 +150,7 @@ struct pcapv3_aggregate {
   bool nonblocking_ = false;
   bool endless_ = false;
   bool has_read_ = false;
-  bool lends_ = false;         // blocks were taken last, not packets read
-  unsigned next_to_lend_ = 0;  // port
-  bool forced_ = false;        // the drain: what is held was let go before all had come
+  bool lends_ = false;              // blocks were taken last, not packets read
+  unsigned next_to_lend_ = 0;       // port
+  std::uint64_t drained_seen_ = 0;  // packets before the drain's present round
 };

@@ -87,7 +87,7 @@ class Stretch {
   std::uint32_t left() const { return left_; }
   /// The current packet. Only when not done().
   PacketView packet() const { return PacketView(at_); }
-  bool is_at(const Stretch& other) const { return at_ == other.at_; }
+  bool is_at(const Stretch& other) const { return at_ == other.at_ && left_ == other.left_; }
   /// So many packets more have been walked, behind the last one.
   void grow(std::uint32_t packets) { left_ += packets; }
   /// Goes to the next packet. Returns how many bytes it lies behind the one before.
@@ -129,12 +129,19 @@ class PacketCursor {
     left_ = h.num_pkts;
     if (left_ == 0) return;
     end_ = base_ + std::min(h.blk_len, block_bytes);
-    if (h.blk_len > block_bytes || h.offset_to_first_pkt < sizeof(*block) ||
-        h.offset_to_first_pkt % kPacketAlignment != 0) {
-      lose();
-    } else {
-      step(h.offset_to_first_pkt);
-    }
+    begin(h.offset_to_first_pkt, h.blk_len <= block_bytes);
+  }
+
+  /// A cursor over the first `packets` packets, one at least, of a block that the kernel is filling
+  /// still: those are final (grace_period.h), but not the length of the block.
+  PacketCursor(tpacket_block_desc* block, std::uint32_t block_bytes, std::uint32_t headroom,
+               std::uint32_t packets)
+      : base_(reinterpret_cast<std::uint8_t*>(block)),
+        at_(base_),
+        end_(base_ + block_bytes),
+        left_(packets),
+        least_mac_(kPacketHeaderBytes + headroom) {
+    begin(block->hdr.bh1.offset_to_first_pkt, true);
   }
 
   /// Whether there is a packet here: neither done() nor corrupt().
@@ -151,13 +158,6 @@ class PacketCursor {
 
   /// The packets from here on that `end` has been walked past.
   Stretch up_to(const PacketCursor& end) const { return Stretch(at_, left() - end.left()); }
-  /// A cursor over the same.
-  PacketCursor before(const PacketCursor& end) const {
-    PacketCursor head = *this;
-    head.left_ = left() - end.left();
-    head.lost_ = 0;
-    return head;
-  }
 
   /// Goes to the next packet; after the last one the cursor is done(). Only when has_packet().
   void next() {
@@ -193,6 +193,15 @@ class PacketCursor {
   static constexpr std::uint32_t kLeastOffset =
       (kPacketHeaderBytes + kPacketAlignment - 1) / kPacketAlignment * kPacketAlignment;
 
+  /// Goes to the first packet, if the block makes sense so far.
+  void begin(std::uint32_t offset_to_first, bool sound) {
+    if (!sound || offset_to_first < sizeof(tpacket_block_desc) ||
+        offset_to_first % kPacketAlignment != 0) {
+      lose();
+    } else {
+      step(offset_to_first);
+    }
+  }
   /// The next packet is `offset` bytes behind, other than the one before. False if that can't be.
   bool change_offset(std::uint32_t offset) {
     if (offset < kLeastOffset || offset % kPacketAlignment != 0) {
@@ -269,8 +278,9 @@ class PacketCursor::Hand : public PacketCursor {
     cursor_.last_offset_ = last_offset_;
     if (left_ == 0) cursor_.lost_ = lost_;
   }
-  /// Whether the cursor is still where it was put back.
-  bool is_there() const { return cursor_.at_ == at_; }
+  /// Whether the cursor is still where it was put back. (A block's last packet has no other behind
+  /// it to go to: only the count tells that it was walked past.)
+  bool is_there() const { return cursor_.at_ == at_ && cursor_.left_ == left_; }
 
  private:
   PacketCursor& cursor_;

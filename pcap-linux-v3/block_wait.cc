@@ -9,8 +9,11 @@
 
 namespace pcapv3 {
 
-BlockWait::~BlockWait() {
-  if (events_ >= 0) close(events_);
+BlockWait::~BlockWait() { close(); }
+
+void BlockWait::close() {
+  if (events_ >= 0) ::close(events_);
+  events_ = -1;
 }
 
 bool BlockWait::open(int socket, int break_event) {
@@ -22,8 +25,7 @@ bool BlockWait::open(int socket, int break_event) {
     event.events = EPOLLIN | EPOLLET;
     if (epoll_ctl(events_, EPOLL_CTL_ADD, descriptor, &event) == 0) continue;
     const int error = errno;
-    close(events_);
-    events_ = -1;
+    close();
     errno = error;
     return false;
   }

@@ -14,6 +14,7 @@ class BlockWait {
   BlockWait& operator=(const BlockWait&) = delete;
 
   bool is_open() const { return events_ >= 0; }
+  void close();
   /// Both descriptors stay their owner's; `break_event` is an eventfd(2), or -1 if there is none.
   /// False, with errno, if it can't be.
   bool open(int socket, int break_event);

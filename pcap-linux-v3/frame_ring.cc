@@ -141,6 +141,12 @@ void FrameRing::let_go() {
   }
 }
 
+void FrameRing::set_end() {
+  unsigned came = 0;
+  while (held_ + came < frame_count_ && is_ours((next_ + came) % frame_count_)) ++came;
+  quota_ = came;
+}
+
 unsigned FrameRing::take() {
   // With a third block out, a merge would take the ring for half full and let packets go too soon.
   const bool has_room = !staged_.is_ours((filling_ + 2) % kBlocks);
@@ -188,6 +194,7 @@ unsigned FrameRing::fill() {
       give_back(from);
     }
     if (++next_ == frame_count_) next_ = 0;
+    if (quota_ != kNoQuota) --quota_;
   }
   if (last == nullptr) return 0;
   last->tp_next_offset = 0;

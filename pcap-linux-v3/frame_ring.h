@@ -61,8 +61,12 @@ class FrameRing {
   /// Moves frames that have come into a block of the source. Returns how many.
   unsigned take();
   /// Whether there is a frame that take() would move; and whether anything is left to be read.
-  bool has_frame() const { return held_ < frame_count_ && is_ours(next_); }
+  bool has_frame() const { return quota_ != 0 && held_ < frame_count_ && is_ours(next_); }
   bool has_packets() const { return has_frame() || source_.has(0); }
+
+  /// For a drain: has take() move the frames that are there now and no more, until clear_end().
+  void set_end();
+  void clear_end() { quota_ = kNoQuota; }
 
   /// The blocks they were moved into, numbered and stamped as the kernel's.
   Source& source() { return source_; }
@@ -70,6 +74,7 @@ class FrameRing {
 
  private:
   static constexpr unsigned kBlocks = 4;
+  static constexpr unsigned kNoQuota = ~0u;
 
   bool make();
   void unmake();
@@ -91,8 +96,9 @@ class FrameRing {
   std::uint32_t frame_count_ = 0;
   std::uint32_t frames_a_page_block_ = 0;
   std::uint32_t page_block_bytes_ = 0;
-  unsigned next_ = 0;  // frame that the kernel hands over next
-  unsigned held_ = 0;  // before it, that were taken and are to be let go
+  unsigned next_ = 0;          // frame that the kernel hands over next
+  unsigned held_ = 0;          // before it, that were taken and are to be let go
+  unsigned quota_ = kNoQuota;  // frames that may be taken
   bool holding_ = true;
   bool used_ = false;
   Ring staged_;

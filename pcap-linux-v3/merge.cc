@@ -15,6 +15,9 @@ constexpr unsigned kPartsAPort = 8;
 /// have to wait for room there, and that while they are walked the next can come.
 constexpr std::uint32_t kScanAtOnce = 32;
 
+/// Later than any stamp.
+constexpr Stamp kAlways = kEndOfTime - 1;
+
 Stamp minus(Stamp stamp, std::uint64_t ns) {
   // No division, where no second is passed.
   if ((stamp & 0xffffffff) >= ns) return stamp - ns;
@@ -110,6 +113,7 @@ void Merge::push(unsigned port, unsigned block, Stretch packets, Stamp stamp) {
 /// Opens the first block of a port that is not open yet.
 void Merge::open_block(Feed& feed) {
   const unsigned slot = feed.open++;
+  feed.source->begin(slot);
   const tpacket_hdr_v1& header = feed.source->header(slot);
   feed.next_sequence = header.seq_num + 1;
   feed.stretches[slot] = 1;
@@ -248,10 +252,8 @@ void Merge::find_top() {
 
 /// Up to when packets may go: a packet from the future makes nobody wait.
 void Merge::find_limit() {
-  limit_ = std::min({cap_, complete_, scanned_});
-  if (size_ != 0 && heap_[0].stamp > horizon_ && heap_[0].stamp <= cap_) {
-    limit_ = std::max(limit_, heap_[0].stamp);
-  }
+  limit_ = std::min(complete_, scanned_);
+  if (size_ != 0 && heap_[0].stamp > horizon_) limit_ = std::max(limit_, heap_[0].stamp);
 }
 
 Merge::Corruption Merge::drop_corrupt() {
@@ -267,6 +269,7 @@ Merge::Corruption Merge::drop_corrupt() {
 void Merge::gave_back(unsigned port) {
   Feed& feed = feeds_[port];
   ++feed.given_back;
+  if (feed.source->begun(0) != 0) feed.next_sequence = 0;  // the same block comes once more
   --feed.open;
   --feed.scanned;
   for (unsigned slot = 0; slot < feed.open; ++slot) {
@@ -319,8 +322,13 @@ void Merge::look(std::uint64_t now_ns) {
 void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
   Stamp complete = 0;
   const Stamp now = stamp_of(now_ns);
-  feed.empty = false;
-  if (feed.open == feed.source->block_count() || feed.source->has(feed.open)) {
+  feed.empty = feed.source->ends_before(feed.open);
+  if (feed.empty) {
+    feed.complete = kAlways;
+    return;
+  }
+  if (feed.open == feed.source->block_count() || feed.source->has(feed.open) ||
+      feed.source->is_part_before(feed.open)) {
     // It is opened when the first one has been passed on, which so must not wait.
     complete = feed.newest[0];
   } else {
@@ -329,8 +337,13 @@ void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
     // a packet comes to it.
     const bool anew = feed.next_sequence == 0 ||
                       __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
-    feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) == 0;
+    feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) <=
+                              feed.source->begun(feed.open);
     if (feed.empty) {
+      if (draining_ && !feed.source->has_end()) {
+        feed.complete = kAlways;
+        return;
+      }
       complete = minus(now, disorder_ns());
     } else {
       const Stamp at = opened(header);

@@ -73,9 +73,12 @@ class Merge {
   /// Opens what blocks the kernel has handed over, a few of each port at most, and finds how far
   /// the ports are complete. `now_ns` is CLOCK_REALTIME, as it was before this call.
   void look(std::uint64_t now_ns);
-  /// Lets nothing go that is stamped later than `cap`.
-  void set_cap(Stamp cap) {
-    cap_ = cap;
+  /// While it drains, the sources show no more than what they had when that began (source.h:
+  /// set_end): a port is complete when all of that is open, whatever the time is.
+  void set_draining(bool draining) {
+    draining_ = draining;
+    for (Feed& feed : feeds_) feed.complete = 0;
+    complete_ = 0;
     put_top_back();
     find_limit();
     find_top();
@@ -167,15 +170,6 @@ class Merge {
   /// When the oldest of them may go at the latest, as far as time alone decides; in nanoseconds of
   /// CLOCK_REALTIME.
   std::uint64_t ripe_ns() const;
-  /// Whether all packets stamped up to `stamp` have been passed on.
-  bool is_past(Stamp stamp) const { return complete_ >= stamp && (size_ == 0 || oldest() > stamp); }
-  /// Lets all go that is held and stamped up to `stamp`, whatever may still come.
-  void let_go(Stamp stamp) {
-    complete_ = std::max(complete_, stamp);
-    put_top_back();
-    find_limit();
-    find_top();
-  }
   /// Whether a port has nothing left, neither here nor in the block that the kernel is filling.
   bool is_empty(unsigned port) const { return is_closed(port) && feeds_[port].empty; }
   /// Whether it has no block open.
@@ -255,7 +249,7 @@ class Merge {
   unsigned free_ = 0;      // the first unused part; capacity_: none
   std::uint32_t order_ = 0;
   Stamp complete_ = 0;  // over all ports
-  Stamp cap_ = kEndOfTime;
+  bool draining_ = false;
   Stamp now_ = 0;               // as of the last look
   Stamp horizon_ = 0;           // a window after that: packets stamped later are from the future
   Stamp passed_ = 0;            // the youngest walked past

@@ -5,13 +5,20 @@
 #include <cstdio>
 
 #include "aggregate.h"
+#include "break.h"
 #include "port.h"
 #include "port_list.h"
 
 int pcapv3_is_on() { return pcapv3::switched_off() ? 0 : 1; }
 
-pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error) {
-  auto* port = new pcapv3_port(handle, device);
+void pcapv3_request_break(pcapv3_break* breaking) { pcapv3::Break::of(*breaking).request(); }
+void pcapv3_wake_reader(const pcapv3_break* breaking) { pcapv3::Break::of(*breaking).wake(); }
+void pcapv3_wait_for_reader(const pcapv3_break* breaking) {
+  pcapv3::Break::of(*breaking).wait_for_reader();
+}
+
+pcapv3_port* pcapv3_open(pcap_t* handle, pcapv3_break* breaking, const char* device, char* error) {
+  auto* port = new pcapv3_port(handle, pcapv3::Break::of(*breaking), device);
   if (port == nullptr) {
     std::snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a port");
     return nullptr;
@@ -22,6 +29,9 @@ pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error) {
   return nullptr;
 }
 
+void pcapv3_open_grace_period(pcapv3_port* port) { port->open_grace_period(); }
+int pcapv3_is_own(const pcapv3_port* port) { return port->is_own() ? 1 : 0; }
+int pcapv3_is_sole(const pcapv3_port* port) { return port->is_sole() ? 1 : 0; }
 void pcapv3_close(pcapv3_port* port) { delete port; }
 int pcapv3_keeps_books(const pcapv3_port* port) { return port->keeps_books() ? 1 : 0; }
 int pcapv3_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
@@ -61,7 +71,6 @@ void pcapv3_refresh(pcapv3_port* port) { port->refresh(); }
 void pcapv3_filter_set(pcapv3_port* port) { port->filter_set(); }
 int pcapv3_can_lend(const pcapv3_port* port) { return port->can_lend() ? 1 : 0; }
 int pcapv3_hides_descriptor(const pcapv3_port* port) { return port->hides_descriptor() ? 1 : 0; }
-void pcapv3_break(pcapv3_port* port) { port->on_break(); }
 int pcapv3_closed_books(const pcapv3_port* port, pcap_stat* stats) {
   return port->closed_books(*stats) ? 1 : 0;
 }
@@ -86,9 +95,10 @@ int pcapv3_listed_aggregate(const char** at, pcapv3_port_names* names, char* nam
   return pcapv3::next_listed(*at, *names, name, room, error);
 }
 
-pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag, int lone,
-                                        char* error) {
-  auto* aggregate = new pcapv3_aggregate(handle, break_flag, lone != 0);
+pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,
+                                        pcapv3_break* breaking, int lone, char* error) {
+  auto* aggregate =
+      new pcapv3_aggregate(handle, break_flag, pcapv3::Break::of(*breaking), lone != 0);
   if (aggregate == nullptr) {
     std::snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a list of ports");
     return nullptr;
@@ -137,5 +147,3 @@ int pcapv3_aggregate_read(pcapv3_aggregate* aggregate, int count, pcap_handler c
 int pcapv3_aggregate_take(pcapv3_aggregate* aggregate, int timeout_ms, pcap_v3_block** block) {
   return aggregate->take(timeout_ms, block);
 }
-void pcapv3_aggregate_break(pcapv3_aggregate* aggregate) { aggregate->on_break(); }
-void pcapv3_aggregate_wake(pcapv3_aggregate* aggregate) { aggregate->wake(); }

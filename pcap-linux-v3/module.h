@@ -20,6 +20,23 @@ extern "C" {
 
 struct pcapv3_port;
 
+/*
+ * What pcap_breakloop(3PCAP) works on (break.h). It lies in the handle's own memory, which is all
+ * zero at first, and so is there until that is freed, whatever of the handle is closed before.
+ */
+struct pcapv3_break {
+  unsigned long long memory[32];
+};
+
+/* pcap_breakloop(3PCAP) is being called: from any thread or in a signal handler. To be called
+ * before the break flag is set, and after it. */
+void pcapv3_request_break(struct pcapv3_break* breaking);
+void pcapv3_wake_reader(const struct pcapv3_break* breaking);
+
+/* The handle is about to be closed: waits for a read by another thread that is on its way out, at
+ * most 50 ms. */
+void pcapv3_wait_for_reader(const struct pcapv3_break* breaking);
+
 /* Whether the settings leave the module on. When not, handles are stock ones. */
 int pcapv3_is_on(void);
 
@@ -27,7 +44,16 @@ int pcapv3_is_on(void);
  * Makes a port for `handle` on interface `device` and reads the settings. NULL, with a text in
  * `error` (PCAP_ERRBUF_SIZE bytes), if one can't be used or memory is short.
  */
-struct pcapv3_port* pcapv3_open(pcap_t* handle, const char* device, char* error);
+struct pcapv3_port* pcapv3_open(pcap_t* handle, struct pcapv3_break* breaking, const char* device,
+                                char* error);
+
+/* For a port that is read by itself: opens what a drain of the kernel's block needs. */
+void pcapv3_open_grace_period(struct pcapv3_port* port);
+
+/* Whether this process is the one that reads the port, or else has made it, and not one that was
+ * forked and has a copy of it; and whether nobody can have a copy. */
+int pcapv3_is_own(const struct pcapv3_port* port);
+int pcapv3_is_sole(const struct pcapv3_port* port);
 
 /* Writes the summary if one was asked for, unmaps the ring and frees the port. NULL is allowed. */
 void pcapv3_close(struct pcapv3_port* port);
@@ -118,10 +144,6 @@ int pcapv3_can_lend(const struct pcapv3_port* port);
 /* Whether the program is one of those that are to have no descriptor to select on. */
 int pcapv3_hides_descriptor(const struct pcapv3_port* port);
 
-/* pcap_breakloop(3PCAP) is being called: from any thread or in a signal handler. To be called
- * before the break flag is set. */
-void pcapv3_break(struct pcapv3_port* port);
-
 /*
  * After a read that a break ended and that handed over all that had come by then: the counts for
  * pcap_stats(3PCAP) as of the break, ps_recv and ps_drop, and 1. Until the next read they stay;
@@ -168,7 +190,8 @@ struct pcapv3_aggregate;
  * settings. With `lone` it is for one port, whose own handle it is. NULL, with a text in `error`
  * (PCAP_ERRBUF_SIZE bytes). */
 struct pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,
-                                               int lone, char* error);
+                                               struct pcapv3_break* breaking, int lone,
+                                               char* error);
 /* Closes its descriptors. The ports have been removed before. NULL is allowed. */
 void pcapv3_aggregate_close(struct pcapv3_aggregate* aggregate);
 const char* pcapv3_aggregate_error(const struct pcapv3_aggregate* aggregate);
@@ -203,14 +226,11 @@ void pcapv3_aggregate_watch_descriptor(struct pcapv3_aggregate* aggregate);
  * has the descriptor: a lone port can be removed then and read by itself. */
 int pcapv3_aggregate_settle(struct pcapv3_aggregate* aggregate);
 
-/* As pcapv3_read(), pcapv3_take() and pcapv3_break(). After the break flag is set,
- * pcapv3_aggregate_wake() ends a wait; from any thread or in a signal handler. */
+/* As pcapv3_read() and pcapv3_take(). */
 int pcapv3_aggregate_read(struct pcapv3_aggregate* aggregate, int count, pcap_handler callback,
                           u_char* user);
 int pcapv3_aggregate_take(struct pcapv3_aggregate* aggregate, int timeout_ms,
                           struct pcap_v3_block** block);
-void pcapv3_aggregate_break(struct pcapv3_aggregate* aggregate);
-void pcapv3_aggregate_wake(struct pcapv3_aggregate* aggregate);
 
 #ifdef __cplusplus
 }

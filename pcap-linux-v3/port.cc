@@ -14,8 +14,11 @@
 #include <utility>
 
 #include "aggregate.h"
+#include "clock.h"
 #include "compat/pcap_linux.h"
 #include "compat/savefile.h"
+#include "confinement.h"
+#include "drain.h"
 #include "geometry.h"
 #include "machine.h"
 
@@ -23,6 +26,8 @@ namespace {
 
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint64_t kForever = ~std::uint64_t{0};
+/// How often a drain looks whether the kernel has handed over a block that is lent whole.
+constexpr std::uint64_t kLookNs = 5 * kNsPerMs;
 
 /// The same filter for a block, which may be walked when the handle has another one or is closed.
 bool run_program(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
@@ -57,22 +62,26 @@ std::uint32_t cut_for(const pcap_linux_view& view, std::uint64_t largest_packet)
 
 }  // namespace
 
-pcapv3_port::pcapv3_port(pcap_t* handle, const char* device)
+pcapv3_port::pcapv3_port(pcap_t* handle, pcapv3::Break& breaking, const char* device)
     : handle_(handle),
       break_flag_(pcap_linux_break_flag(handle)),
-      delivery_(break_flag_, counters_) {
+      delivery_(break_flag_, counters_),
+      break_(breaking) {
   std::snprintf(device_, sizeof(device_), "%s", device);
+  pcapv3::watch_forks();
+  pcapv3::note_confinement();
 }
 
 pcapv3_port::~pcapv3_port() {
   tell_books();
+  pcapv3::release_confinement();
   if (program_ != nullptr) program_->let_go();
   delete frames_;
   if (lender_ != nullptr) lender_->close(std::move(ring_));
 }
 
 void pcapv3_port::tell_books() {
-  if (!active_ || !stats_.on()) return;
+  if (!active_ || !stats_.on() || !is_own()) return;
   if (lender_ != nullptr) lender_->collect(counters_);
   // What has come for a member of a fan-out group in the meantime nobody else has got.
   if (books_closed_ && !fans_out()) counters_.received = closed_received_;
@@ -201,13 +210,15 @@ void pcapv3_port::refresh() {
   if (!active_) {
     active_ = true;
     intake_ = pcapv3::Intake(view.socket, frames_socket());
-    drain_.allow(settings_.drain && view.own_clock == 0);
+    if (aggregate_ == nullptr) break_.allow_drain(settings_.drain);
     cut_at_ = cut_for(view, largest_packet_);
   }
   if (view.has_filter != 0) cut_at_ = 0;
   intake_.ignore_outgoing(view.direction == PCAP_D_IN ||
                           (view.interface > 0 && view.interface == view.loopback));
   nonblocking_ = view.nonblocking != 0;
+  // Stock code makes another one when the handle begins to block again.
+  if (std::exchange(break_event_, view.break_event) != view.break_event) block_wait_.close();
 
   pcapv3::Plan plan;
   plan.link_header = link_header_of(view);
@@ -247,63 +258,78 @@ void pcapv3_port::begin_read() {
     cut_at_ = 0;
   }
   books_closed_ = false;
+  read_in_ = pcapv3::process_generation();
+}
+
+void pcapv3_port::open_grace_period() {
+  if (!settings_.drain || grace_period_.open()) return;
+  debug_.line("%s: a break will leave what is in the kernel's block: %s", device_,
+              std::strerror(errno));
 }
 
 int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
   begin_read();
-  drain_.begin_read(count != 1);
-  if (count != 1 || !source_.cursor().has_packet() || drain_.active()) {
-    return read_blocks(count <= 0 ? INT_MAX : count, 0, callback, user);
+  break_.begin_read();
+  int status;
+  if (count != 1 || !source_.cursor().has_packet() || break_.draining()) {
+    status = read_blocks(count <= 0 ? INT_MAX : count, 0, callback, user);
+  } else {
+    // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
+    status = delivery_.run(source_.cursor(), 1, callback, user);
+    if (status != 1 || !source_.cursor().has_packet() || *break_flag_ != 0) {
+      status = read_blocks(1, status, callback, user);
+    }
   }
-  // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
-  const int delivered = delivery_.run(source_.cursor(), 1, callback, user);
-  if (delivered == 1 && source_.cursor().has_packet() && *break_flag_ == 0) return 1;
-  return read_blocks(1, delivered, callback, user);
+  break_.end_read();
+  return status;
 }
 
 /// Reads until `most` packets are delivered, `delivered` of them before.
 int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_char* user) {
-  bool looked = false;  // at packets, if only to reject them
-  if (!drain_.active()) passed_break_ = false;
+  bool looked = delivered != 0;  // at packets, if only to reject them
   for (;;) {
-    if (source_.open()) {
-      looked = true;
-      delivered += deliver(most - delivered, callback, user);
+    // If it is not open, the callback has itself read to its end.
+    if (source_.is_open()) {
       if (source_.cursor().corrupt()) {
         pcap_linux_error(handle_, corrupt_block(source_.cursor(), source_.index()));
         close_block();
         return PCAP_ERROR;
       }
-      // If not open, the callback has itself read to its end.
-      if (source_.is_open()) {
-        if (source_.cursor().done()) {
-          close_block();
-        } else if (past_break()) {
-          return end_drain(true);
-        }
-      }
-      if (*break_flag_ != 0) {
-        *break_flag_ = 0;
-        if (!drain_.start()) return PCAP_ERROR_BREAK;
-      }
-      if (delivered == most) return delivered;
-    } else if (drain_.active()) {
-      if (passed_break_) return end_drain(true);
-      const Rest rest = await_rest();
-      if (rest != Rest::kBlock) return end_drain(rest == Rest::kNothing);
-    } else {
-      if (delivered > 0 || (looked && !endless_)) return delivered;
-      if (pause()) continue;
-      const int status = wait();
-      pause_.woke(pcapv3::monotonic_ns());
-      if (status != 0) return status;
-      if (*break_flag_ != 0 && !source_.open()) {
-        // Stock code sees it only when something else ends its wait, if the handle does not block.
-        *break_flag_ = 0;
-        if (!drain_.start()) return PCAP_ERROR_BREAK;
-      }
-      if (!source_.open() && !endless_ && !drain_.active()) return 0;
+      if (source_.cursor().done()) close_block();
     }
+    if (*break_flag_ != 0) {
+      // A break that is none of the callback's must not cost the caller what was delivered: it is
+      // the next read's.
+      if (delivered == most && !break_.is_callbacks()) return delivered;
+      if (break_.draining()) source_.clear_end();
+      *break_flag_ = 0;
+      if (!break_.start_drain()) return PCAP_ERROR_BREAK;
+      begin_drain(false);
+    }
+    if (delivered == most) return delivered;
+    if (break_.draining() && break_.is_overdue()) return end_drain(false);
+    if (source_.open()) {
+      looked = true;
+      const int left = most - delivered;
+      delivered += break_.draining() ? delivery_.run(source_.cursor(),
+                                                     std::min(left, break_.batch()), callback, user)
+                                     : deliver_block(left, callback, user);
+      continue;
+    }
+    if (break_.draining()) {
+      if (drain_more(false)) continue;
+      return end_drain(true);
+    }
+    if (delivered > 0 || (looked && !endless_)) return delivered;
+    if (pause()) continue;
+    const int status = wait();
+    pause_.woke(pcapv3::monotonic_ns());
+    if (status == PCAP_ERROR_BREAK) {
+      *break_flag_ = 1;  // which is this loop's to see
+    } else if (status != 0) {
+      return status;
+    }
+    if (*break_flag_ == 0 && !source_.open() && !endless_) return 0;
   }
 }
 
@@ -312,10 +338,15 @@ bool pcapv3_port::pause() {
   if (nonblocking_ || has_lent()) return false;
   const std::uint64_t left_ns =
       pause_.due(pcapv3::monotonic_ns(), counters_.delivered, counters_.blocks);
-  if (left_ns == 0) return false;
-  drain_.sleep(left_ns);
+  if (left_ns < kNsPerMs) return false;
+  // By poll(2), which stock code waits by too: a process may allow itself nothing else.
+  pollfd event = {break_event_, POLLIN, 0};
+  break_.set_waiting(true);
+  const int ready = *break_flag_ == 0 ? poll(&event, 1, static_cast<int>(left_ns / kNsPerMs)) : 0;
+  break_.set_waiting(false);
   pause_.woke(pcapv3::monotonic_ns());
-  return true;
+  // An old event, of a break that was seen by its flag, is for stock code to take.
+  return ready <= 0 || *break_flag_ != 0;
 }
 
 int pcapv3_port::wait() {
@@ -324,26 +355,45 @@ int pcapv3_port::wait() {
     const int status = wait_past_lent(nonblocking_ ? 0 : kForever);
     return status > 0 ? 0 : status;
   }
-  drain_.set_waiting(true);
+  break_.set_waiting(true);
   const int status = pcap_linux_wait(handle_);
-  drain_.set_waiting(false);
-  return status == PCAP_ERROR_BREAK && drain_.start() ? 0 : status;
+  break_.set_waiting(false);
+  return status;
 }
 
-int pcapv3_port::deliver(int most, pcap_handler callback, u_char* user) {
-  pcapv3::PacketCursor& cursor = source_.cursor();
-  if (!drain_.active()) return deliver_block(most, callback, user);
-  pcapv3::PacketCursor end = cursor;
-  while (!end.done() && !end.corrupt() && end.packet().stamp() <= drain_end()) {
-    passed_break_ |= end.packet().stamp() > break_stamp();
-    end.next();
+/// What the ring holds now is what is delivered before the read ends; see drain.h.
+void pcapv3_port::begin_drain(bool whole) {
+  drained_seen_ = counters_.seen();
+  pcapv3::Source* const source = &source_;
+  break_.set_waiting(true);  // nothing but a signal handler runs on this thread meanwhile
+  pcapv3::set_ends(grace_period_, &source, 1, whole);
+  break_.set_waiting(false);
+}
+
+/// Whether there is another round: what comes for a member of a fan-out group until its handle is
+/// closed is nobody else's, so that it takes in what it can.
+bool pcapv3_port::drain_more(bool whole) {
+  constexpr std::uint64_t kRoundsNs = pcapv3::Break::kLongestDrainNs / 5;
+  if (!fans_out() || counters_.seen() == drained_seen_ ||
+      break_.left_ns() < pcapv3::Break::kLongestDrainNs - kRoundsNs) {
+    return false;
   }
-  const std::size_t start = cursor.offset();
-  pcapv3::PacketCursor head = cursor.before(end);
-  const int delivered = delivery_.run(head, most, callback, user);
-  if (cursor.offset() != start) return delivered;  // the callback has read more itself
-  while (cursor.left() > end.left() + head.left()) cursor.next();
-  return delivered;
+  begin_drain(whole);
+  return true;
+}
+
+/// Ends a drain, and with it the read. `complete`: all that had come before the break was handed
+/// over, so that the books can be closed as of then; what the kernel counted since is not in them.
+int pcapv3_port::end_drain(bool complete) {
+  *break_flag_ = 0;
+  source_.clear_end();
+  break_.stop_drain();
+  close_books(complete);
+  if (!complete) {
+    debug_.line("%s: the drain took too long: %llu packets are undelivered", device_,
+                static_cast<unsigned long long>(counters_.undelivered()));
+  }
+  return PCAP_ERROR_BREAK;
 }
 
 /// Delivers from the open block, and tells pcap_dump(3PCAP) for how long no wait follows
@@ -370,37 +420,6 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
   return delivered;
 }
 
-/// Whether the open block goes on with a packet that came after the break and is not to be drained.
-bool pcapv3_port::past_break() {
-  return drain_.active() && source_.cursor().packet().stamp() > drain_end();
-}
-
-/// Waits for the kernel to hand over the block that holds what came before the break: by the retire
-/// timeout, unless there is nothing in it. There is nothing to poll for when it stays empty, so it
-/// looks again every few milliseconds.
-pcapv3_port::Rest pcapv3_port::await_rest() {
-  constexpr int kLookMs = 2;
-  for (std::uint64_t waited = 0;; waited += kLookMs) {
-    const bool empty = !source_.kernel_has_packets();
-    if (source_.open()) return Rest::kBlock;
-    const std::uint64_t since_break = (pcapv3::realtime_ns() - drain_.break_ns()) / 1'000'000;
-    if (empty && since_break >= pcapv3::Drain::kSettleMs) return Rest::kNothing;
-    if (nonblocking_ || *break_flag_ != 0 || waited >= pcapv3::Drain::kLongestWaitMs) {
-      return Rest::kNotYet;
-    }
-    poll(nullptr, 0, kLookMs);
-  }
-}
-
-/// Ends a read that a break is to end. `complete`: all that had come before it was handed over, so
-/// that the books can be closed as of then; what the kernel counted since is not in them.
-int pcapv3_port::end_drain(bool complete) {
-  *break_flag_ = 0;
-  drain_.stop();
-  close_books(complete);
-  return PCAP_ERROR_BREAK;
-}
-
 void pcapv3_port::close_books(bool complete) {
   pcap_linux_count(handle_);
   books_closed_ = complete;
@@ -417,8 +436,9 @@ bool pcapv3_port::closed_books(pcap_stat& stats) const {
 }
 
 void pcapv3_port::close_block() {
-  block_packets_ += source_.header(0).num_pkts;
-  source_.close();
+  const std::uint32_t packets = source_.header(0).num_pkts;
+  if (!source_.close()) return;
+  block_packets_ += packets;
   leave_block();
 }
 
@@ -476,8 +496,9 @@ bool pcapv3_port::has_made_frames() {
 }
 
 pcapv3::FrameRing* pcapv3_port::part_with_frames() {
-  if (frames_ != nullptr) frames_->close();
-  return std::exchange(frames_, nullptr);
+  pcapv3::FrameRing* const frames = std::exchange(frames_, nullptr);
+  if (frames != nullptr) frames->close();
+  return frames;
 }
 
 bool pcapv3_port::join_frames(int fd, bool loopback) {
@@ -615,29 +636,44 @@ int pcapv3_port::take(int timeout_ms, pcap_v3_block** block) {
                    : pcapv3::monotonic_ns() + static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
   }
   begin_read();
-  drain_.begin_read(true);
+  break_.begin_read();
+  const int status = take_until(until_ns, block);
+  break_.end_read();
+  return status;
+}
+
+/// take(), without what is done once for each call.
+int pcapv3_port::take_until(std::uint64_t until_ns, pcap_v3_block** block) {
   for (;;) {
     if (*break_flag_ != 0) {
+      if (break_.draining()) source_.clear_end();
       *break_flag_ = 0;
-      if (!drain_.start()) return PCAP_ERROR_BREAK;
+      if (!break_.start_drain()) return PCAP_ERROR_BREAK;
+      begin_drain(true);
     }
-    int status = lend(drain_.active() ? drain_end() : pcapv3::kEndOfTime, 0, block);
+    int status = lend(0, block);
     if (status < 0) pcap_linux_error(handle_, error());
     if (status != 0) return status;
-    if (drain_.active()) {
-      if (source_.open()) return end_drain(true);
-      const Rest rest = await_rest();
-      if (rest != Rest::kBlock) return end_drain(rest == Rest::kNothing);
+    if (break_.draining()) {
+      if (source_.at_end() && !drain_more(true)) return end_drain(true);
+      // A handle that does not block leaves the kernel's block where it is.
+      if (nonblocking_ || break_.is_overdue()) return end_drain(false);
+      status = wait_past_lent(pcapv3::monotonic_ns() + std::min(break_.left_ns(), kLookNs));
+      if (status < 0) return status;
       continue;
     }
     status = wait_past_lent(until_ns);
+    if (status == PCAP_ERROR_BREAK) {
+      *break_flag_ = 1;
+      continue;
+    }
     // One that came while the time ran out is not kept back.
-    if (status == 0 && !drain_.active() && *break_flag_ == 0 && !source_.open()) return 0;
+    if (status == 0 && *break_flag_ == 0 && !source_.open()) return 0;
     if (status < 0) return status;
   }
 }
 
-int pcapv3_port::lend(pcapv3::Stamp until, unsigned place, pcap_v3_block** block) {
+int pcapv3_port::lend(unsigned place, pcap_v3_block** block) {
   while (source_.open()) {
     const pcapv3::PacketCursor& cursor = source_.cursor();
     if (cursor.corrupt()) {
@@ -649,8 +685,6 @@ int pcapv3_port::lend(pcapv3::Stamp until, unsigned place, pcap_v3_block** block
       close_block();
       continue;
     }
-    if (cursor.packet().stamp() > until) return 0;
-
     pcapv3::Plan plan = plan_;
     if (!prepare_lending() || !filter_program(plan)) return PCAP_ERROR;
     const tpacket_hdr_v1& header = source_.header(0);
@@ -716,9 +750,9 @@ int pcapv3_port::wait_past_lent(std::uint64_t until_ns) {
       wait_ms =
           static_cast<int>(std::min<std::uint64_t>((wait_ns + kNsPerMs - 1) / kNsPerMs, INT_MAX));
     }
-    drain_.set_waiting(true);
+    break_.set_waiting(true);
     const pcapv3::BlockWait::Outcome outcome = block_wait_.wait(wait_ms);
-    drain_.set_waiting(false);
+    break_.set_waiting(false);
     if (outcome == pcapv3::BlockWait::Outcome::kError) {
       error_.set("can't wait for a block: %s", std::strerror(errno));
       pcap_linux_error(handle_, error());
@@ -728,14 +762,10 @@ int pcapv3_port::wait_past_lent(std::uint64_t until_ns) {
     if (*break_flag_ != 0 || outcome == pcapv3::BlockWait::Outcome::kEvent) return 1;
     if (troubled_) {
       const int status = check();
-      if (status != 0 || drain_.active()) return status != 0 ? status : 1;
+      if (status != 0) return status;
     }
   }
 }
 
-/// Looks whether the interface is there: 0, or a status as pcap_linux_wait() has it. A drain can
-/// have begun.
-int pcapv3_port::check() {
-  const int status = pcap_linux_check(handle_);
-  return status == PCAP_ERROR_BREAK && drain_.start() ? 0 : status;
-}
+/// Looks whether the interface is there: 0, or a status as pcap_linux_wait() has it.
+int pcapv3_port::check() { return pcap_linux_check(handle_); }

@@ -5,8 +5,8 @@
 // when to wait, and asks libpcap to do the waiting. A port that is one of an aggregate's is read by
 // that (aggregate.h), block by block, and only keeps its own books.
 //
-// A port belongs to its handle and to the thread that uses that; on_break() alone may be called by
-// others.
+// A port belongs to its handle and to the thread that uses that; what others may call is in the
+// handle's Break (break.h).
 #pragma once
 
 #include <csignal>
@@ -14,11 +14,12 @@
 #include <cstdlib>
 
 #include "block_wait.h"
+#include "break.h"
 #include "counters.h"
 #include "delivery.h"
-#include "drain.h"
 #include "error.h"
 #include "frame_ring.h"
+#include "grace_period.h"
 #include "intake.h"
 #include "lending.h"
 #include "log.h"
@@ -26,6 +27,7 @@
 #include "module.h"
 #include "pace.h"
 #include "pause.h"
+#include "process.h"
 #include "ring.h"
 #include "settings.h"
 #include "source.h"
@@ -34,7 +36,7 @@ struct pcapv3_aggregate;
 
 struct pcapv3_port {
  public:
-  pcapv3_port(pcap_t* handle, const char* device);
+  pcapv3_port(pcap_t* handle, pcapv3::Break& breaking, const char* device);
   ~pcapv3_port();
   pcapv3_port(const pcapv3_port&) = delete;
   pcapv3_port& operator=(const pcapv3_port&) = delete;
@@ -46,6 +48,12 @@ struct pcapv3_port {
   // Setting up.
   bool open();
   bool keeps_books() const { return stats_.on(); }
+  /// Whether this process is the one that reads it, or else has made it; a forked one, that only
+  /// has a copy, is to close that and no more. And whether nobody can have a copy.
+  bool is_own() const { return read_in_ == pcapv3::process_generation(); }
+  bool is_sole() const {
+    return made_in_ == pcapv3::process_generation() && forks_before_ == pcapv3::forks_made();
+  }
   /// Whether immediate mode is to be V3's, and whether it is to have a ring of frames besides.
   bool takes_immediate() const;
   bool adapts() const;
@@ -76,8 +84,7 @@ struct pcapv3_port {
   int read(int count, pcap_handler callback, u_char* user);
   /// Whether the packet being delivered stays where it is until the next read: its block does if
   /// more of it is left.
-  bool can_lend() const { return !drain_.active() && !source_.cursor().done(); }
-  void on_break() { drain_.on_break(); }
+  bool can_lend() const { return !source_.cursor().done(); }
   bool closed_books(pcap_stat& stats) const;
   void before_count();
   void count(unsigned packets, unsigned drops, unsigned freezes);
@@ -87,9 +94,9 @@ struct pcapv3_port {
   bool has_lent() const { return lender_ != nullptr && lender_->out() != 0; }
   /// Has what lending needs made, if it was not yet. False, with a text in error().
   bool prepare_lending();
-  /// Lends the next block, if there is one that begins with a packet stamped up to `until`: 1, 0,
-  /// or PCAP_ERROR with a text in error(). `place` is the port's in a list of several.
-  int lend(pcapv3::Stamp until, unsigned place, pcap_v3_block** block);
+  /// Lends the next block, if there is one: 1, 0, or PCAP_ERROR with a text in error(). `place` is
+  /// the port's in a list of several.
+  int lend(unsigned place, pcap_v3_block** block);
 
   // Being read by an aggregate.
   /// From now on it is `aggregate`'s, which is told of every new plan.
@@ -123,6 +130,9 @@ struct pcapv3_port {
   }
   /// Tells the kernel what the first read does (intake.h).
   void begin_read();
+  /// For drains, which read the kernel's open block; without it they leave that.
+  void open_grace_period();
+  pcapv3::GracePeriod& grace_period() { return grace_period_; }
   /// Gives back the oldest block.
   void close_block();
   /// The text of the error that the packet at `cursor` makes; the rest of its block is lost.
@@ -131,26 +141,25 @@ struct pcapv3_port {
   void close_books(bool complete);
 
  private:
-  enum class Rest { kBlock, kNothing, kNotYet };
-
   void consider_bypass(std::uint64_t now_ns);
   int read_blocks(int most, int delivered, pcap_handler callback, u_char* user);
   bool pause();
   int wait();
+  int take_until(std::uint64_t until_ns, pcap_v3_block** block);
   int wait_past_lent(std::uint64_t until_ns);
   int check();
   void tell_books();
   void leave_block();
   bool filter_program(pcapv3::Plan& plan);
-  int deliver(int most, pcap_handler callback, u_char* user);
   int deliver_block(int most, pcap_handler callback, u_char* user);
-  bool past_break();
-  pcapv3::Stamp break_stamp() const { return pcapv3::stamp_of(drain_.break_ns()); }
-  pcapv3::Stamp drain_end() const { return pcapv3::stamp_of(drain_.end_ns(fans_out())); }
-  Rest await_rest();
+  void begin_drain(bool whole);
+  bool drain_more(bool whole);
   int end_drain(bool complete);
 
   pcap_t* const handle_;
+  const std::uint32_t made_in_ = pcapv3::process_generation();
+  std::uint32_t read_in_ = made_in_;
+  const std::uint32_t forks_before_ = pcapv3::forks_made();
   pcapv3_aggregate* aggregate_ = nullptr;
   char device_[64];  // a copy: stock code may free its own first; longer names are no interface's
   volatile sig_atomic_t* const break_flag_;
@@ -164,7 +173,8 @@ struct pcapv3_port {
   pcapv3::Plan plan_;
   pcapv3::Delivery delivery_;
   pcapv3::Intake intake_;
-  pcapv3::Drain drain_;
+  pcapv3::Break& break_;
+  pcapv3::GracePeriod grace_period_;
   pcapv3::Pause pause_;
   pcapv3::FrameRing* frames_ = nullptr;
   pcapv3::Pace pace_{pcapv3::kernel_is_at_least(6, 18)};
@@ -188,8 +198,9 @@ struct pcapv3_port {
   std::uint64_t largest_packet_ = 0;
   std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
   bool books_closed_ = false;
-  bool passed_break_ = false;  // the drain has handed over a packet that came after the break
+  std::uint64_t drained_seen_ = 0;  // packets before the drain's present round
   std::uint64_t closed_received_ = 0;
+  int break_event_ = -1;  // libpcap's eventfd(2); -1: there is none
   bool nonblocking_ = false;
   bool active_ = false;
   bool endless_ = false;

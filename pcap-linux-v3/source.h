@@ -6,7 +6,14 @@
 // A block can also be lent to the program (lending.h), which gives it back by itself. When the
 // source comes round to it before, it looks like one that the kernel has handed over, and only its
 // number, which grows from block to block, tells that it is not.
+//
+// What the kernel has put into the block that it is filling can be read in place once it is final
+// (grace_period.h): mark() says how far the ring is filled, and set_end() has the source show that
+// much and no more. Such a block is the kernel's still: it is not given back, and read on from
+// where it was left when the kernel has handed it over.
 #pragma once
+
+#include <cstdint>
 
 #include "block.h"
 #include "ring.h"
@@ -22,6 +29,8 @@ class Source {
   void restart() {
     index_ = 0;
     lent_ = 0;
+    begun_ = part_ = 0;
+    ends_ = false;
     open_ = false;
     cursor_ = PacketCursor();
   }
@@ -33,17 +42,19 @@ class Source {
   /// it over. False if there is none yet.
   bool open() {
     if (open_) return true;
-    if (!is_new(index_)) return false;
-    cursor_ = PacketCursor(ring_.block(index_), ring_.geometry().block_bytes, headroom_);
+    if (!has(0)) return false;
+    begin(0);
+    cursor_ = packets(0);
     open_ = true;
     return true;
   }
 
-  /// Whether the block that the kernel is filling has packets, when none is open here. It counts
-  /// them as they come (af_packet.c: prb_fill_curr_block); what is in them is not to be looked at.
+  /// Whether the block that the kernel is filling has packets that were not read, when none is open
+  /// here. It counts them as they come (af_packet.c: prb_fill_curr_block); what is in them is not
+  /// to be looked at.
   bool kernel_has_packets() const {
     if (lent_ != 0 && number(index_) <= lent_) return false;
-    return __atomic_load_n(&ring_.block(index_)->hdr.bh1.num_pkts, __ATOMIC_ACQUIRE) != 0;
+    return count(index_) > begun_;
   }
 
   /// Whether one is.
@@ -52,10 +63,19 @@ class Source {
   PacketCursor& cursor() { return cursor_; }
   const PacketCursor& cursor() const { return cursor_; }
 
-  /// Gives the open block back and steps on to the next.
-  void close() {
+  /// Gives the open block back and steps on to the next. False if it is the kernel's still: then
+  /// what comes to it from now on is to be read next.
+  bool close() {
+    if (part_ != 0 && part_ahead_ == 0) {
+      begun_ = part_;
+      part_ = 0;
+      open_ = false;
+      cursor_ = PacketCursor();
+      return false;
+    }
     ring_.give_back(index_);
     step();
+    return true;
   }
   /// Leaves the open block to somebody else, who gives it back, and steps on to the next.
   void lend() {
@@ -76,19 +96,102 @@ class Source {
 
   // For a merge. `ahead` is less than block_count().
 
-  /// Whether the kernel has handed over the block `ahead` places behind this one.
-  bool has(unsigned ahead) const { return is_new(index(ahead)); }
-  /// Its packets, once it has been handed over.
-  PacketCursor packets(unsigned ahead) const {
-    return PacketCursor(ring_.block(index(ahead)), ring_.geometry().block_bytes, headroom_);
+  /// Whether the kernel has handed over the block `ahead` places behind this one, or its packets up
+  /// to the end that was set are to be read.
+  bool has(unsigned ahead) const {
+    if (part_ != 0 && ahead > part_ahead_) return false;  // there is more of that one first
+    if (!ends_ || ahead < end_.blocks) return is_new(index(ahead));
+    return ahead == end_.blocks && end_.packets > begun(ahead);
   }
+  /// The reader is about to read it: to be told once, before packets() is asked for.
+  void begin(unsigned ahead) {
+    if (!ends_ || ahead != end_.blocks) return;
+    part_ = end_.packets;
+    part_ahead_ = ahead;
+  }
+  /// Its packets, as far as they were not read already.
+  PacketCursor packets(unsigned ahead) const {
+    tpacket_block_desc* const block = ring_.block(index(ahead));
+    const std::uint32_t bytes = ring_.geometry().block_bytes;
+    const bool in_part = part_ != 0 && ahead == part_ahead_;
+    PacketCursor cursor = in_part ? PacketCursor(block, bytes, headroom_, part_)
+                                  : PacketCursor(block, bytes, headroom_);
+    for (std::uint32_t i = begun(ahead); i != 0 && cursor.has_packet(); --i) cursor.next();
+    return cursor;
+  }
+  /// How many of its packets were read while it was the kernel's.
+  std::uint32_t begun(unsigned ahead) const { return ahead == 0 ? begun_ : 0; }
   /// Its header, which belongs to the kernel until it has been handed over.
   const tpacket_hdr_v1& header(unsigned ahead) const { return ring_.block(index(ahead))->hdr.bh1; }
+
+  // For a drain.
+
+  /// How far the ring is filled.
+  struct Mark {
+    unsigned blocks = 0;         ///< Handed over, from the one being read on.
+    std::uint64_t sequence = 0;  ///< Of the block behind them.
+    Stamp opened = 0;            ///< When the kernel has opened that.
+    std::uint32_t packets = 0;   ///< In that, if the kernel is filling it.
+  };
+  Mark mark() const {
+    Mark mark;
+    while (mark.blocks < block_count() && is_new(index(mark.blocks))) ++mark.blocks;
+    if (mark.blocks == block_count()) return mark;  // nothing is being filled
+    const unsigned at = index(mark.blocks);
+    // One that the kernel has not opened anew, because the ring was full, has its old number.
+    const bool filling = number(at) == number(at == 0 ? block_count() - 1 : at - 1) + 1;
+    if (!filling || (lent_ != 0 && number(at) <= lent_)) return mark;
+    mark.sequence = number(at);
+    // In this order: the time is the last that the kernel writes when it opens a block, the count
+    // before it (af_packet.c: prb_open_block).
+    mark.opened = opened(at);
+    mark.packets = count(at);
+    return mark;
+  }
+  /// After a grace period: whether what `mark` counts is final. It is not if the block was just
+  /// being opened, so that the count was an old one; then there is another mark.
+  bool is_final(const Mark& mark) const {
+    if (mark.packets == 0) return true;
+    const unsigned at = index(mark.blocks);
+    return number(at) == mark.sequence && opened(at) == mark.opened && count(at) >= mark.packets;
+  }
+  /// Shows nothing past `mark`, which is final and was made at the present place; with `whole` the
+  /// kernel's block is shown to its end, once it is handed over.
+  void set_end(const Mark& mark, bool whole = false) {
+    end_ = mark;
+    if (whole && mark.packets > begun(mark.blocks)) {
+      ++end_.blocks;
+      end_.packets = 0;
+    }
+    ends_ = true;
+  }
+  /// Whether all up to the end was read, and no block is open.
+  bool at_end() const { return ends_ && !open_ && end_.blocks == 0 && end_.packets <= begun_; }
+  /// Whether nothing comes from the block `ahead` places behind this one on, which is not had,
+  /// before the end is cleared.
+  bool ends_before(unsigned ahead) const {
+    if (!ends_ || has(ahead)) return false;
+    if (part_ == 0) return ahead >= end_.blocks;
+    return part_ahead_ == end_.blocks && part_ == end_.packets && ahead > part_ahead_;
+  }
+  bool has_end() const { return ends_; }
+  /// Shows everything again. What the reader has left of the kernel's block comes with the rest of
+  /// it; a merge that has it open closes it first.
+  void clear_end() {
+    ends_ = false;
+    if (!open_ || part_ == 0) return;
+    begun_ = part_ - cursor_.left();
+    part_ = 0;
+    open_ = false;
+    cursor_ = PacketCursor();
+  }
+  /// Whether the block before that is such a one.
+  bool is_part_before(unsigned ahead) const { return part_ != 0 && part_ahead_ + 1 == ahead; }
 
   /// The number of the block that the kernel is filling, or will when there is room.
   std::uint64_t filling() const {
     unsigned ahead = 0;
-    while (ahead < block_count() && has(ahead)) ++ahead;
+    while (ahead < block_count() && is_new(index(ahead))) ++ahead;
     return number(index(ahead == 0 ? block_count() - 1 : ahead - 1)) + 1;
   }
 
@@ -97,12 +200,24 @@ class Source {
   std::uint64_t number(unsigned index) const {
     return __atomic_load_n(&ring_.block(index)->hdr.bh1.seq_num, __ATOMIC_ACQUIRE);
   }
+  /// How many packets the block has; the kernel's grows.
+  std::uint32_t count(unsigned index) const {
+    return __atomic_load_n(&ring_.block(index)->hdr.bh1.num_pkts, __ATOMIC_ACQUIRE);
+  }
+  Stamp opened(unsigned index) const {
+    const tpacket_bd_ts& at = ring_.block(index)->hdr.bh1.ts_first_pkt;
+    const Stamp seconds = __atomic_load_n(&at.ts_sec, __ATOMIC_ACQUIRE);
+    return seconds << 32 | __atomic_load_n(&at.ts_nsec, __ATOMIC_ACQUIRE);
+  }
   /// The number first: once it is a new one, the status can't be the lent block's any more.
   bool is_new(unsigned index) const {
     return (lent_ == 0 || number(index) > lent_) && ring_.is_ours(index);
   }
   void step() {
     if (++index_ == ring_.geometry().block_count) index_ = 0;
+    if (ends_) --end_.blocks;
+    if (part_ != 0) --part_ahead_;
+    begun_ = 0;
     open_ = false;
     cursor_ = PacketCursor();
   }
@@ -110,7 +225,14 @@ class Source {
   Ring& ring_;
   std::uint32_t headroom_ = 0;
   unsigned index_ = 0;
-  std::uint64_t lent_ = 0;  // the number of the last block that was lent; 0: none was
+  std::uint64_t lent_ = 0;   // the number of the last block that was lent; 0: none was
+  std::uint32_t begun_ = 0;  // packets of the block being read that were read while it was filled
+  Mark end_;                 // of what is shown
+  bool ends_ = false;        // whether there is one
+  // The kernel's block, when it has been given out to be read up to the end: how many packets of
+  // it; 0: it was not.
+  std::uint32_t part_ = 0;
+  unsigned part_ahead_ = 0;
   bool open_ = false;
   PacketCursor cursor_;
 };

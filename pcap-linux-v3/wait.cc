@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -93,7 +94,11 @@ bool Wait::collect(std::uint64_t wait_ns, Events& events) {
       } else if (what == kLinks) {
         drain(links_);
         events.links = true;
-      } else if (what != kBreak && (got[i].events & ~std::uint32_t{EPOLLIN}) != 0) {
+      } else if (what == kBreak) {
+        // sleep() would not, if it stayed readable.
+        std::uint64_t breaks;
+        (void)!read(break_, &breaks, sizeof(breaks));
+      } else if ((got[i].events & ~std::uint32_t{EPOLLIN}) != 0) {
         events.troubled |= std::uint64_t{1} << what;
       }
     }
@@ -119,11 +124,9 @@ void Wait::stay_awake() {
   if (timer_state_ != Timer::kNow) wake_in(0);
 }
 
-void Wait::wake() {
-  const std::uint64_t one = 1;
-  const int error = errno;
-  (void)!write(break_, &one, sizeof(one));
-  errno = error;
+void Wait::sleep(int ms) const {
+  pollfd event = {break_, POLLIN, 0};
+  (void)poll(&event, 1, ms);
 }
 
 }  // namespace pcapv3

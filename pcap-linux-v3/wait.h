@@ -49,8 +49,11 @@ class Wait {
   /// As wake_in(0), at no cost if that was asked for already and the event was not taken yet.
   void stay_awake();
 
-  /// Makes an event, from any thread or in a signal handler.
-  void wake();
+  /// Waits for a break only, at most `ms` milliseconds.
+  void sleep(int ms) const;
+
+  /// An eventfd(2): what is written to it is an event.
+  int break_event() const { return break_; }
 
  private:
   int events_ = -1;

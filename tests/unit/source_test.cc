@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <vector>
 
 #include "catch.h"
 #include "test_block.h"
@@ -132,6 +133,122 @@ TEST_CASE("a lent block is not read again before it is handed over anew") {
   CHECK(source.filling() == 4);
   REQUIRE(source.open());
   CHECK(source.cursor().packet().bytes()[0] == 30);
+}
+
+// The kernel's block, read in place.
+
+namespace {
+
+/// What the test plays the kernel with: block 0 handed over, block 1 being filled.
+struct Filling {
+  TestRing ring{4};
+  Source source{ring.ring()};
+
+  Filling() {
+    source.set_headroom(kHeadroom);
+    ring.hand_over(0, 2, 0, 1);
+    fill(3);
+  }
+  /// Block 1 has `packets` packets, and is the kernel's.
+  void fill(unsigned packets) {
+    ring.hand_over(1, packets, 2, 2);
+    ring.ring().give_back(1);
+  }
+  /// Reads what there is: the packets' first bytes.
+  std::vector<int> read() {
+    std::vector<int> read;
+    while (source.open()) {
+      for (; source.cursor().has_packet(); source.cursor().next()) {
+        read.push_back(source.cursor().packet().bytes()[0]);
+      }
+      if (!source.close() && !source.has(0)) break;
+    }
+    return read;
+  }
+};
+using Numbers = std::vector<int>;
+
+}  // namespace
+
+TEST_CASE("a mark counts the blocks that are there and the packets in the kernel's") {
+  Filling f;
+  const Source::Mark mark = f.source.mark();
+  CHECK(mark.blocks == 1);
+  CHECK(mark.packets == 3);
+  CHECK(f.source.is_final(mark));
+  f.fill(5);
+  CHECK(f.source.is_final(mark));
+  // The count was an old one, of a block that was just being opened.
+  f.ring.ring().block(1)->hdr.bh1.num_pkts = 2;
+  CHECK_FALSE(f.source.is_final(mark));
+  f.fill(5);
+  f.ring.ring().block(1)->hdr.bh1.ts_first_pkt.ts_nsec += 1;
+  CHECK_FALSE(f.source.is_final(mark));
+}
+
+TEST_CASE("a block that the kernel has not opened anew counts for nothing") {
+  Filling f;
+  f.ring.ring().block(1)->hdr.bh1.seq_num = 1;
+  CHECK(f.source.mark().packets == 0);
+}
+
+TEST_CASE("up to its end the kernel's block is read, not given back, and gone on with") {
+  Filling f;
+  f.source.set_end(f.source.mark());
+  f.fill(5);  // more has come since
+  CHECK(f.read() == Numbers{0, 1, 2, 3, 4});
+  CHECK(f.source.at_end());
+  CHECK(f.source.ends_before(0));
+  CHECK(f.ring.is_kernels(0));
+  CHECK(f.source.index() == 1);
+  f.source.clear_end();
+  CHECK_FALSE(f.source.has(0));
+  CHECK(f.source.kernel_has_packets());
+  SECTION("by another drain") {
+    f.source.set_end(f.source.mark());
+    CHECK(f.read() == Numbers{5, 6});
+    f.source.clear_end();
+    CHECK_FALSE(f.source.kernel_has_packets());
+    f.ring.hand_over(1, 6, 2, 2);
+    CHECK(f.read() == Numbers{7});
+  }
+  SECTION("when it is handed over") {
+    f.ring.hand_over(1, 6, 2, 2);
+    CHECK(f.read() == Numbers{5, 6, 7});
+  }
+  SECTION("when it is handed over with nothing more") {
+    f.ring.hand_over(1, 3, 2, 2);
+    CHECK(f.read() == Numbers{});
+    CHECK(f.source.index() == 2);
+  }
+  CHECK(f.source.begun(0) == 0);
+}
+
+TEST_CASE("what a drain has left comes when the block is handed over") {
+  Filling f;
+  f.source.set_end(f.source.mark());
+  REQUIRE(f.source.open());
+  f.source.close();
+  REQUIRE(f.source.open());
+  f.source.cursor().next();
+  f.source.clear_end();
+  CHECK_FALSE(f.source.is_open());
+  CHECK_FALSE(f.source.open());
+  f.ring.hand_over(1, 4, 2, 2);
+  CHECK(f.read() == Numbers{3, 4, 5});
+}
+
+TEST_CASE("with the whole block as its end a source waits until that is handed over") {
+  Filling f;
+  f.source.set_end(f.source.mark(), true);
+  CHECK(f.read() == Numbers{0, 1});
+  CHECK_FALSE(f.source.at_end());
+  f.ring.hand_over(1, 4, 2, 2);
+  f.ring.hand_over(2, 1, 9, 3);
+  CHECK(f.read() == Numbers{2, 3, 4, 5});
+  CHECK(f.source.at_end());
+  f.source.clear_end();
+  CHECK(f.read() == Numbers{9});
 }
 
 TEST_CASE("a ring that can't be made leaves an error number and no ring") {

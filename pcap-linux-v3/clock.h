@@ -1,0 +1,22 @@
+// The two clocks: the one that packets are stamped by, and the one for everything else.
+#pragma once
+
+#include <time.h>
+
+#include <cstdint>
+
+namespace pcapv3 {
+
+inline std::uint64_t clock_ns(clockid_t clock) {
+  timespec now{};
+  clock_gettime(clock, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+/// CLOCK_REALTIME in nanoseconds, to be compared with packets' stamps only: it can be set.
+inline std::uint64_t realtime_ns() { return clock_ns(CLOCK_REALTIME); }
+/// CLOCK_MONOTONIC in nanoseconds, for time-outs and deadlines.
+inline std::uint64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
+
+}  // namespace pcapv3
