@@ -51,7 +51,7 @@ static void set_error(pcap_t* p, const char* port, const char* text) {
 
 static int create_port(pcap_t* p, unsigned i, char* error) {
   struct aggregate* a = of(p);
-  if (a->ports[i] == NULL) a->ports[i] = member_create(a->names.names[i], p, error);
+  if (a->ports[i] == NULL) a->ports[i] = pcapv3_member_create(a->names.names[i], p, error);
   return a->ports[i] != NULL ? 0 : PCAP_ERROR;
 }
 
@@ -90,8 +90,8 @@ static int activate_port(pcap_t* p, unsigned i) {
   port->opt.tstamp_type = p->opt.tstamp_type;
   port->opt.tstamp_precision = p->opt.tstamp_precision;
   port->opt.protocol = p->opt.protocol;
-  (void)set_flow_hash(port, a->flow_hash);
-  member_prepare(port, a->cooked, pcapv3_aggregate_most_retire_ms(a->module));
+  (void)pcapv3_set_flow_hash(port, a->flow_hash);
+  pcapv3_member_prepare(port, a->cooked, pcapv3_aggregate_most_retire_ms(a->module));
   int status = pcap_activate(port);
   if (status != 0) {
     const char* text = pcap_geterr(port);
@@ -99,7 +99,8 @@ static int activate_port(pcap_t* p, unsigned i) {
     /* Programs show the text of this one only. */
     if (status == PCAP_ERROR_IFACE_NOT_UP) status = PCAP_ERROR;
   }
-  if (status >= 0 && !pcapv3_aggregate_add(a->module, i, member_port(port), pcap_fileno(port))) {
+  if (status >= 0 &&
+      !pcapv3_aggregate_add(a->module, i, pcapv3_member_port(port), pcap_fileno(port))) {
     snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_aggregate_error(a->module));
     status = PCAP_ERROR;
   }
@@ -173,9 +174,13 @@ static int list_link_types(pcap_t* p) {
 
 /* ---- What the module asks ---- */
 
-int pcap_aggregate_is_gone(pcap_t* p, unsigned i) { return member_is_gone(of(p)->ports[i]); }
+int pcapv3_aggregate_is_gone(pcap_t* p, unsigned i) {
+  return pcapv3_member_is_gone(of(p)->ports[i]);
+}
 
-int pcap_aggregate_bind_again(pcap_t* p, unsigned i) { return member_bind_again(of(p)->ports[i]); }
+int pcapv3_aggregate_bind_again(pcap_t* p, unsigned i) {
+  return pcapv3_member_bind_again(of(p)->ports[i]);
+}
 
 /* ---- The operations of the handle ---- */
 
@@ -185,7 +190,7 @@ static int no_operation(pcap_t* p) {
 }
 
 static int aggregate_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  savefile_more = 0; /* in the callback of another read: this one may wait */
+  pcapv3_savefile_more = 0; /* in the callback of another read: this one may wait */
   return pcapv3_aggregate_read(of(p)->module, count, callback, user);
 }
 
@@ -239,7 +244,8 @@ static int change_ports(pcap_t* p, int cooked) {
     if (status >= 0) {
       pcap_close(before[i]);
     } else {
-      (void)pcapv3_aggregate_add(a->module, i, member_port(before[i]), pcap_fileno(before[i]));
+      (void)pcapv3_aggregate_add(a->module, i, pcapv3_member_port(before[i]),
+                                 pcap_fileno(before[i]));
     }
   }
   return status;
@@ -339,7 +345,7 @@ static void aggregate_cleanup(pcap_t* p) {
   struct pcap_stat last = {0};
   pcapv3_wait_for_reader(&a->breaking);
   /* Asking clears the kernel's counts, for a forked process too. */
-  if (a->ports[0] != NULL && pcapv3_is_own(member_port(a->ports[0]))) {
+  if (a->ports[0] != NULL && pcapv3_is_own(pcapv3_member_port(a->ports[0]))) {
     (void)aggregate_stats(p, &last);
   }
   a->last = last;
@@ -398,11 +404,11 @@ static int aggregate_activate(pcap_t* p) {
 
 /* ---- Blocks (blocks.h) ---- */
 
-struct pcapv3_aggregate* aggregate_of(pcap_t* p) {
+struct pcapv3_aggregate* pcapv3_aggregate_of(pcap_t* p) {
   return p->read_op == aggregate_read ? of(p)->module : NULL;
 }
 
-int aggregate_set_flow_hash(pcap_t* p, int flow_hash) {
+int pcapv3_aggregate_set_flow_hash(pcap_t* p, int flow_hash) {
   if (p->activate_op != aggregate_activate) return -1;
   of(p)->flow_hash = flow_hash;
   return 0;
@@ -415,7 +421,7 @@ static void cleanup_unactivated(pcap_t* p) {
 
 /* ---- Making one ---- */
 
-int is_aggregate(const char* device) {
+int pcapv3_is_aggregate(const char* device) {
   return strchr(device, ',') != NULL && if_nametoindex(device) == 0;
 }
 
@@ -447,7 +453,7 @@ static int list_precisions(pcap_t* p) {
   return 0;
 }
 
-pcap_t* aggregate_create(const char* device, char* error) {
+pcap_t* pcapv3_aggregate_create(const char* device, char* error) {
   pcap_t* p = PCAP_CREATE_COMMON(error, struct aggregate);
   if (p == NULL) return NULL;
   p->activate_op = aggregate_activate;
@@ -487,7 +493,7 @@ static bpf_u_int32 flags_of(struct pcap_if_list* devices, const struct pcapv3_po
          (connected ? PCAP_IF_CONNECTION_STATUS_CONNECTED : PCAP_IF_CONNECTION_STATUS_DISCONNECTED);
 }
 
-int aggregate_find_devices(struct pcap_if_list* devices, char* error) {
+int pcapv3_aggregate_find_devices(struct pcap_if_list* devices, char* error) {
   struct pcapv3_port_names names;
   char name[PCAPV3_MOST_PORTS * IF_NAMESIZE];
   const char* at = NULL;
@@ -501,19 +507,19 @@ int aggregate_find_devices(struct pcap_if_list* devices, char* error) {
   return more;
 }
 
-int stock_lookupnet(const char*, bpf_u_int32*, bpf_u_int32*, char*);
+int pcapv3_stock_lookupnet(const char*, bpf_u_int32*, bpf_u_int32*, char*);
 
 /* An aggregate has no network of its own, as "any" has none. */
 int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char* error) {
-  if (device == NULL || !pcapv3_is_on() || !is_aggregate(device)) {
-    return stock_lookupnet(device, net, mask, error);
+  if (device == NULL || !pcapv3_is_on() || !pcapv3_is_aggregate(device)) {
+    return pcapv3_stock_lookupnet(device, net, mask, error);
   }
   *net = *mask = 0;
   return 0;
 }
 
 /* A program that has the descriptor of an aggregate may wait on it. */
-int aggregate_descriptor(pcap_t* p, int descriptor) {
+int pcapv3_aggregate_give_descriptor(pcap_t* p, int descriptor) {
   if (descriptor >= 0 && p->read_op == aggregate_read) {
     pcapv3_aggregate_watch_descriptor(of(p)->module);
   }

@@ -16,11 +16,11 @@ extern "C" {
 
 /* Whether the port's interface is there no more, or not in this network namespace. An interface
  * that is only down is there. */
-int pcap_aggregate_is_gone(pcap_t* aggregate, unsigned index);
+int pcapv3_aggregate_is_gone(pcap_t* aggregate, unsigned index);
 
 /* Binds the port's socket, whose interface is gone, to one of the same name, if there is one and
  * its frames are of the same kind; 0 if so. Wants no privilege. */
-int pcap_aggregate_bind_again(pcap_t* aggregate, unsigned index);
+int pcapv3_aggregate_bind_again(pcap_t* aggregate, unsigned index);
 
 #ifdef __cplusplus
 }

@@ -25,7 +25,8 @@ int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash) {
     snprintf(p->errbuf, sizeof(p->errbuf), "can't perform operation on activated capture");
     return PCAP_ERROR_ACTIVATED;
   }
-  if (set_flow_hash(p, flow_hash) == 0 || aggregate_set_flow_hash(p, flow_hash) == 0) return 0;
+  if (pcapv3_set_flow_hash(p, flow_hash) == 0 || pcapv3_aggregate_set_flow_hash(p, flow_hash) == 0)
+    return 0;
   return no_blocks(p, not_ours);
 }
 
@@ -33,8 +34,8 @@ int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block) {
   *block = NULL;
   if (pcap_file(p) != NULL) return no_blocks(p, "packets come from a file");
   if (!p->activated) return no_blocks(p, "the handle has not been activated");
-  if (has_port(p)) return take_block(p, timeout_ms, block);
-  struct pcapv3_aggregate* aggregate = aggregate_of(p);
+  if (pcapv3_has_port(p)) return pcapv3_take_block(p, timeout_ms, block);
+  struct pcapv3_aggregate* aggregate = pcapv3_aggregate_of(p);
   if (aggregate != NULL) return pcapv3_aggregate_take(aggregate, timeout_ms, block);
   return no_blocks(p, not_ours);
 }

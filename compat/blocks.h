@@ -11,14 +11,14 @@
 
 /* Whether an activated handle is one on one interface; the module's half of one on several, or NULL
  * if it is none. */
-int has_port(pcap_t* handle);
-struct pcapv3_aggregate* aggregate_of(pcap_t* handle);
+int pcapv3_has_port(pcap_t* handle);
+struct pcapv3_aggregate* pcapv3_aggregate_of(pcap_t* handle);
 
 /* As pcapv3_take(), on a handle that has a port. */
-int take_block(pcap_t* handle, int timeout_ms, struct pcap_v3_block** block);
+int pcapv3_take_block(pcap_t* handle, int timeout_ms, struct pcap_v3_block** block);
 
 /* To be told before a handle is activated; -1 if it is none of that kind. */
-int set_flow_hash(pcap_t* handle, int flow_hash);
-int aggregate_set_flow_hash(pcap_t* handle, int flow_hash);
+int pcapv3_set_flow_hash(pcap_t* handle, int flow_hash);
+int pcapv3_aggregate_set_flow_hash(pcap_t* handle, int flow_hash);
 
 #endif

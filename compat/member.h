@@ -13,36 +13,36 @@
 
 /* Makes a handle for an interface that is read by `aggregate`, whose break flag it takes for its
  * own. It is activated and closed like any other. NULL, with a text, as pcap_create(3PCAP). */
-pcap_t* member_create(const char* device, pcap_t* aggregate, char* error);
+pcap_t* pcapv3_member_create(const char* device, pcap_t* aggregate, char* error);
 
 /* To be told before it is activated: whether its packets are to get a LINUX_SLL2 header, whatever
  * the interface is, and the longest retire timeout in milliseconds. */
-void member_prepare(pcap_t* member, int cooked, unsigned most_retire_ms);
+void pcapv3_member_prepare(pcap_t* member, int cooked, unsigned most_retire_ms);
 
 /* The port of an activated handle. */
-struct pcapv3_port* member_port(pcap_t* member);
+struct pcapv3_port* pcapv3_member_port(pcap_t* member);
 
 /* Whether its interface is there no more. Clears the socket's error. */
-int member_is_gone(pcap_t* member);
+int pcapv3_member_is_gone(pcap_t* member);
 
 /* Goes on with another interface of the same name, and the same kind of frames; 0 if there is one.
  * The socket stays, with its ring, its filter and its counts. */
-int member_bind_again(pcap_t* member);
+int pcapv3_member_bind_again(pcap_t* member);
 
 /* ---- aggregate.c ---- */
 
 /* Whether a device's name is a list of ports. An interface that is really called so wins. */
-int is_aggregate(const char* device);
+int pcapv3_is_aggregate(const char* device);
 
 /* As pcap_create_interface() of libpcap, for a list of ports. */
-pcap_t* aggregate_create(const char* device, char* error);
+pcap_t* pcapv3_aggregate_create(const char* device, char* error);
 
 /* `descriptor`, which a program gets for the handle `p`, whatever kind that is. */
-int aggregate_descriptor(pcap_t* p, int descriptor);
+int pcapv3_aggregate_give_descriptor(pcap_t* p, int descriptor);
 
 /* The aggregates that PCAPV3_PORTS names, one after the other; see pcapv3_listed_aggregate(). Adds
  * them to a list of devices: 0, or -1 with a text. */
 struct pcap_if_list;
-int aggregate_find_devices(struct pcap_if_list* devices, char* error);
+int pcapv3_aggregate_find_devices(struct pcap_if_list* devices, char* error);
 
 #endif

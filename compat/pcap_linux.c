@@ -44,17 +44,17 @@
 #include "pcap-linux-v3/module.h"
 
 #ifdef PCAP_LINUX_V3_PCAPINT
-#define pcapint_create_interface stock_create_interface
-#define pcapint_platform_finddevs stock_find_devices
+#define pcapint_create_interface pcapv3_stock_create_interface
+#define pcapint_platform_finddevs pcapv3_stock_find_devices
 #else
-#define pcap_create_interface stock_create_interface
-#define pcap_platform_finddevs stock_find_devices
+#define pcap_create_interface pcapv3_stock_create_interface
+#define pcap_platform_finddevs pcapv3_stock_find_devices
 #endif
-#define pcap_lib_version stock_lib_version
+#define pcap_lib_version pcapv3_stock_lib_version
 
-pcap_t* stock_create_interface(const char*, char*);
-int stock_find_devices(pcap_if_list_t*, char*);
-const char* stock_lib_version(void);
+pcap_t* pcapv3_stock_create_interface(const char*, char*);
+int pcapv3_stock_find_devices(pcap_if_list_t*, char*);
+const char* pcapv3_stock_lib_version(void);
 
 /* A handle as it is allocated here: libpcap's struct, stock code's private one behind it, and what
  * joins it to the module behind that. All zero at first (pcap.c: pcap_alloc_pcap_t). */
@@ -72,7 +72,7 @@ const char* stock_lib_version(void);
     pcap_t* aggregate;            /* that reads it, or NULL */  \
     int arptype;                  /* of its interface */        \
     int cooked;                   /* as that wants it: */       \
-    unsigned most_retire_ms;      /* member_prepare() */        \
+    unsigned most_retire_ms;      /* pcapv3_member_prepare() */ \
     int spare;                    /* a socket, or 0 */          \
     int second_cooked;            /* begin_second() */          \
     struct pcapv3_break breaking; /* good until it is freed */  \
@@ -257,7 +257,7 @@ static int has_own_clock(const pcap_t* p) {
          p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
 }
 
-void pcap_linux_look(pcap_t* p, struct pcap_linux_view* view) {
+void pcapv3_linux_look(pcap_t* p, struct pcapv3_linux_view* view) {
   const struct pcap_linux* stock = &joined(p)->stock;
   view->socket = p->fd;
   view->cooked = stock->cooked;
@@ -294,7 +294,7 @@ static long long monotonic_ms(void) {
   return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-int pcap_linux_wait(pcap_t* p) {
+int pcapv3_linux_wait(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   if (p->selectable_fd != -1 || stock->poll_timeout == 0 || stock->timeout <= 0) {
     return pcap_wait_for_frames_mmap(p);
@@ -322,34 +322,35 @@ int pcap_linux_wait(pcap_t* p) {
   }
 }
 
-int pcap_linux_check(pcap_t* p) {
+int pcapv3_linux_check(pcap_t* p) {
   const int status = look_at_once(p);
   if (status != 0 || device_still_exists(p) != 0) return status;
-  pcap_linux_error(p, PCAP_LINUX_GONE);
+  pcapv3_linux_error(p, PCAP_LINUX_GONE);
   return PCAP_ERROR;
 }
 
-volatile sig_atomic_t* pcap_linux_break_flag(pcap_t* p) {
+volatile sig_atomic_t* pcapv3_linux_break_flag(pcap_t* p) {
   return joined(p)->aggregate != NULL ? &joined(p)->aggregate->break_loop : &p->break_loop;
 }
 
-int pcap_linux_filter(pcap_t* p, const u_char* bytes, unsigned wire_length,
-                      unsigned captured_length, int tagged, unsigned short tci) {
-  return pcap_linux_run_filter(p->fcode.bf_insns, bytes, wire_length, captured_length, tagged, tci);
+int pcapv3_linux_filter(pcap_t* p, const u_char* bytes, unsigned wire_length,
+                        unsigned captured_length, int tagged, unsigned short tci) {
+  return pcapv3_linux_run_filter(p->fcode.bf_insns, bytes, wire_length, captured_length, tagged,
+                                 tci);
 }
 
-const struct bpf_insn* pcap_linux_filter_code(pcap_t* p, unsigned* count) {
+const struct bpf_insn* pcapv3_linux_filter_code(pcap_t* p, unsigned* count) {
   *count = p->fcode.bf_len;
   return p->fcode.bf_insns;
 }
 
-int pcap_linux_run_filter(const struct bpf_insn* code, const u_char* bytes, unsigned wire_length,
-                          unsigned captured_length, int tagged, unsigned short tci) {
+int pcapv3_linux_run_filter(const struct bpf_insn* code, const u_char* bytes, unsigned wire_length,
+                            unsigned captured_length, int tagged, unsigned short tci) {
   const struct pcap_bpf_aux_data aux = {.vlan_tag_present = (u_short)tagged, .vlan_tag = tci};
   return FILTER_WITH_AUX_DATA(code, bytes, wire_length, captured_length, &aux) != 0;
 }
 
-unsigned pcap_linux_block_filtered(pcap_t* p) {
+unsigned pcapv3_linux_block_filtered(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   if (stock->blocks_to_filter_in_userland > 0 && --stock->blocks_to_filter_in_userland == 0) {
     stock->filter_in_userland = 0;
@@ -357,12 +358,12 @@ unsigned pcap_linux_block_filtered(pcap_t* p) {
   return (unsigned)stock->blocks_to_filter_in_userland;
 }
 
-void pcap_linux_count(pcap_t* p) {
+void pcapv3_linux_count(pcap_t* p) {
   struct pcap_stat passed_on; /* by seam_getsockopt() */
   (void)pcap_stats_linux(p, &passed_on);
 }
 
-void pcap_linux_error(pcap_t* p, const char* text) {
+void pcapv3_linux_error(pcap_t* p, const char* text) {
   snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
 }
 
@@ -372,12 +373,12 @@ static int no_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   (void)count;
   (void)callback;
   (void)user;
-  pcap_linux_error(p, "the handle is being closed");
+  pcapv3_linux_error(p, "the handle is being closed");
   return PCAP_ERROR;
 }
 
 static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  savefile_more = 0; /* in the callback of another read: this one may wait */
+  pcapv3_savefile_more = 0; /* in the callback of another read: this one may wait */
   return joined(p)->two != NULL ? pcapv3_aggregate_read(joined(p)->two, count, callback, user)
                                 : pcapv3_read(joined(p)->port, count, callback, user);
 }
@@ -605,7 +606,7 @@ static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
   if (pcapv3_join_fanout(port, p->fd, stock->ifindex, is_loopback(p, stock->ifindex)) == 0) {
     return 0;
   }
-  pcap_linux_error(p, pcapv3_error(port));
+  pcapv3_linux_error(p, pcapv3_error(port));
   return -1;
 }
 
@@ -613,7 +614,7 @@ static int port_activate(pcap_t* p) {
   if (p->opt.device == NULL) {
     /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common); stock code reads it.
      */
-    pcap_linux_error(p, "a handle whose activation has failed can't be activated again");
+    pcapv3_linux_error(p, "a handle whose activation has failed can't be activated again");
     return PCAP_ERROR;
   }
   struct pcapv3_port* port = pcapv3_open(p, &joined(p)->breaking, p->opt.device, p->errbuf);
@@ -648,7 +649,7 @@ static int port_activate(pcap_t* p) {
   }
   if (status < 0 || why != NULL) {
     if (status == PCAP_ERROR && pcapv3_error(port)[0] != '\0') {
-      pcap_linux_error(p, pcapv3_error(port));
+      pcapv3_linux_error(p, pcapv3_error(port));
     }
     if (status >= 0) pcapv3_say_stock(port, why);
     if (status >= 0 && joined(p)->aggregate != NULL) {
@@ -693,7 +694,7 @@ static void cleanup_unactivated(pcap_t* p) {
 }
 
 static pcap_t* create_port(const char* device, char* error) {
-  pcap_t* p = stock_create_interface(device, error);
+  pcap_t* p = pcapv3_stock_create_interface(device, error);
   if (p == NULL) return NULL;
   p->activate_op = port_activate;
   p->cleanup_op = cleanup_unactivated;
@@ -702,7 +703,7 @@ static pcap_t* create_port(const char* device, char* error) {
 
 /* ---- A port of an aggregate (member.h) ---- */
 
-pcap_t* member_create(const char* device, pcap_t* aggregate, char* error) {
+pcap_t* pcapv3_member_create(const char* device, pcap_t* aggregate, char* error) {
   pcap_t* p = create_port(device, error);
   if (p == NULL) return NULL;
   /* As pcap_create() does once a handle is there. */
@@ -715,26 +716,26 @@ pcap_t* member_create(const char* device, pcap_t* aggregate, char* error) {
   return p;
 }
 
-void member_prepare(pcap_t* p, int cooked, unsigned most_retire_ms) {
+void pcapv3_member_prepare(pcap_t* p, int cooked, unsigned most_retire_ms) {
   joined(p)->cooked = cooked;
   joined(p)->most_retire_ms = most_retire_ms;
 }
 
-struct pcapv3_port* member_port(pcap_t* p) {
+struct pcapv3_port* pcapv3_member_port(pcap_t* p) {
   return joined(p)->port;
 }
 
 /* ---- Blocks (blocks.h) ---- */
 
-int has_port(pcap_t* p) { return p->read_op == port_read; }
+int pcapv3_has_port(pcap_t* p) { return p->read_op == port_read; }
 
-int take_block(pcap_t* p, int timeout_ms, struct pcap_v3_block** block) {
+int pcapv3_take_block(pcap_t* p, int timeout_ms, struct pcap_v3_block** block) {
   settle(p); /* frames can't be lent */
   return joined(p)->two != NULL ? pcapv3_aggregate_take(joined(p)->two, timeout_ms, block)
                                 : pcapv3_take(joined(p)->port, timeout_ms, block);
 }
 
-int set_flow_hash(pcap_t* p, int flow_hash) {
+int pcapv3_set_flow_hash(pcap_t* p, int flow_hash) {
   if (p->activate_op != port_activate) return -1;
   joined(p)->flow_hash = flow_hash;
   return 0;
@@ -756,7 +757,7 @@ static int take_spare(pcap_t* p, int index) {
       iface_bind(spare, index, unused, pcap_protocol(p)) != 0) {
     return -1;
   }
-  pcap_linux_count(p); /* the last of the old one's */
+  pcapv3_linux_count(p); /* the last of the old one's */
   const int status = pcapv3_renew(port, p->fd, spare, index, is_loopback(p, index));
   close_spare(p); /* which may have a ring */
   open_spare(p);
@@ -766,7 +767,7 @@ static int take_spare(pcap_t* p, int index) {
   return 0;
 }
 
-int member_bind_again(pcap_t* p) {
+int pcapv3_member_bind_again(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   char unused[PCAP_ERRBUF_SIZE];
   const int index = iface_get_id(p->fd, stock->device, unused);
@@ -791,7 +792,7 @@ int member_bind_again(pcap_t* p) {
   return 0;
 }
 
-int member_is_gone(pcap_t* p) {
+int pcapv3_member_is_gone(pcap_t* p) {
   int error;
   socklen_t length = sizeof(error);
   (void)getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &length);
@@ -801,36 +802,36 @@ int member_is_gone(pcap_t* p) {
 /* ---- What the rest of libpcap and programs call ---- */
 
 pcap_t* CREATE_INTERFACE(const char* device, char* error) {
-  if (!pcapv3_is_on()) return stock_create_interface(device, error);
-  if (is_aggregate(device)) return aggregate_create(device, error);
+  if (!pcapv3_is_on()) return pcapv3_stock_create_interface(device, error);
+  if (pcapv3_is_aggregate(device)) return pcapv3_aggregate_create(device, error);
   return create_port(device, error);
 }
 
 int FIND_DEVICES(pcap_if_list_t* devices, char* error) {
-  const int status = stock_find_devices(devices, error);
-  return status != 0 || !pcapv3_is_on() ? status : aggregate_find_devices(devices, error);
+  const int status = pcapv3_stock_find_devices(devices, error);
+  return status != 0 || !pcapv3_is_on() ? status : pcapv3_aggregate_find_devices(devices, error);
 }
 
-int stock_fileno(pcap_t*);
-int stock_get_selectable_fd(pcap_t*);
+int pcapv3_stock_fileno(pcap_t*);
+int pcapv3_stock_get_selectable_fd(pcap_t*);
 
 int pcap_fileno(pcap_t* p) {
   settle(p);
-  return aggregate_descriptor(p, stock_fileno(p));
+  return pcapv3_aggregate_give_descriptor(p, pcapv3_stock_fileno(p));
 }
 
 int pcap_get_selectable_fd(pcap_t* p) {
-  const int descriptor = stock_get_selectable_fd(p);
+  const int descriptor = pcapv3_stock_get_selectable_fd(p);
   if (descriptor >= 0 && p->read_op == port_read && joined(p)->two != NULL) {
     pcapv3_aggregate_watch_descriptor(joined(p)->two);
   }
-  return aggregate_descriptor(p, descriptor);
+  return pcapv3_aggregate_give_descriptor(p, descriptor);
 }
 
 static char version[256];
 
 static void write_version(void) {
-  snprintf(version, sizeof(version), "%s, pcap-linux-v3 %s", stock_lib_version(),
+  snprintf(version, sizeof(version), "%s, pcap-linux-v3 %s", pcapv3_stock_lib_version(),
            PCAP_LINUX_V3_VERSION);
 }
 

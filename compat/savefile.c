@@ -34,10 +34,10 @@
 
 #include "pcap-linux-v3/module.h"
 
-void stock_dump(u_char*, const struct pcap_pkthdr*, const u_char*);
-pcap_dumper_t* stock_dump_open(pcap_t*, const char*);
-pcap_dumper_t* stock_dump_open_append(pcap_t*, const char*);
-void stock_dump_close(pcap_dumper_t*);
+void pcapv3_stock_dump(u_char*, const struct pcap_pkthdr*, const u_char*);
+pcap_dumper_t* pcapv3_stock_dump_open(pcap_t*, const char*);
+pcap_dumper_t* pcapv3_stock_dump_open_append(pcap_t*, const char*);
+void pcapv3_stock_dump_close(pcap_dumper_t*);
 
 enum {
   /* A page more than a round number, because a stream is known by it: nobody else's buffer is of
@@ -49,8 +49,8 @@ enum {
   kSmallBytes = 256,
 };
 
-__thread int savefile_more __attribute__((tls_model("initial-exec")));
-__thread unsigned savefile_row __attribute__((tls_model("initial-exec")));
+__thread int pcapv3_savefile_more __attribute__((tls_model("initial-exec")));
+__thread unsigned pcapv3_savefile_row __attribute__((tls_model("initial-exec")));
 
 /* ---- Large buffers ---- */
 
@@ -110,17 +110,17 @@ static pcap_dumper_t* enlarge(pcap_t* p, pcap_dumper_t* dumper) {
 /* ---- What programs call ---- */
 
 pcap_dumper_t* pcap_dump_open(pcap_t* p, const char* name) {
-  return enlarge(p, stock_dump_open(p, name));
+  return enlarge(p, pcapv3_stock_dump_open(p, name));
 }
 
 pcap_dumper_t* pcap_dump_open_append(pcap_t* p, const char* name) {
-  return enlarge(p, stock_dump_open_append(p, name));
+  return enlarge(p, pcapv3_stock_dump_open_append(p, name));
 }
 
 void pcap_dump_close(pcap_dumper_t* dumper) {
   /* Before the stream's place can be another's. */
   struct buffer* buffer = take((const FILE*)dumper);
-  stock_dump_close(dumper);
+  pcapv3_stock_dump_close(dumper);
   free(buffer);
 }
 
@@ -153,11 +153,11 @@ static void put(FILE* f, const struct pcap_pkthdr* h, const u_char* bytes) {
 void pcap_dump(u_char* user, const struct pcap_pkthdr* h, const u_char* bytes) {
   FILE* f = (FILE*)user;
   if (__fbufsize(f) != kLargeBytes) {
-    stock_dump(user, h, bytes);
+    pcapv3_stock_dump(user, h, bytes);
     return;
   }
   static __thread const FILE* last __attribute__((tls_model("initial-exec"))); /* to compare */
-  savefile_row = f == last ? savefile_row + 1 : 1;
+  pcapv3_savefile_row = f == last ? pcapv3_savefile_row + 1 : 1;
   last = f;
   const int alone = IS_ALONE;
   if (!alone) flockfile(f);
@@ -167,6 +167,6 @@ void pcap_dump(u_char* user, const struct pcap_pkthdr* h, const u_char* bytes) {
   const int fits = pending <= kLargeBytes && !ferror_unlocked(f);
   if (fits) put(f, h, bytes);
   if (!alone) funlockfile(f);
-  if (!fits) stock_dump(user, h, bytes);
-  if (!savefile_more && pending >= kStockBytes) (void)fflush(f);
+  if (!fits) pcapv3_stock_dump(user, h, bytes);
+  if (!pcapv3_savefile_more && pending >= kStockBytes) (void)fflush(f);
 }

@@ -16,10 +16,10 @@ extern "C" {
 /* Another packet follows at once, without a wait, and will be dumped to the same file, so that what
  * is dumped now need not be written out. Set by a live read around its callbacks; where one is left
  * by longjmp(3), it stays set until the thread's next read. */
-SAVEFILE_THREADS int savefile_more;
+SAVEFILE_THREADS int pcapv3_savefile_more;
 
 /* How many packets in a row have been dumped to one file for which that matters. */
-SAVEFILE_THREADS unsigned savefile_row;
+SAVEFILE_THREADS unsigned pcapv3_savefile_row;
 
 #ifdef __cplusplus
 }

@@ -214,7 +214,7 @@ int pcapv3_aggregate::corrupt_block() {
 }
 
 int pcapv3_aggregate::corrupt(const char* text) {
-  pcap_linux_error(handle_, text);
+  pcapv3_linux_error(handle_, text);
   return stay(PCAP_ERROR);
 }
 
@@ -321,7 +321,7 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   break_.set_waiting(false);
   if (!ok) {
     error_.set("can't wait for packets: %s", std::strerror(errno));
-    pcap_linux_error(handle_, error_.c_str());
+    pcapv3_linux_error(handle_, error_.c_str());
     return false;
   }
   some = events.some;
@@ -482,7 +482,7 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
   for (unsigned i = 0; i < count_; ++i) {
     ports_[i]->begin_read();
     if (!ports_[i]->prepare_lending()) {
-      pcap_linux_error(handle_, ports_[i]->error());
+      pcapv3_linux_error(handle_, ports_[i]->error());
       return PCAP_ERROR;
     }
   }
@@ -540,7 +540,7 @@ int pcapv3_aggregate::lend(pcap_v3_block** block) {
     const unsigned i = next_to_lend_;
     next_to_lend_ = i + 1 < count_ ? i + 1 : 0;
     const int status = ports_[i]->lend(i, block);
-    if (status < 0) pcap_linux_error(handle_, ports_[i]->error());
+    if (status < 0) pcapv3_linux_error(handle_, ports_[i]->error());
     if (status == 0) continue;
     merge_.skipped(i);
     return status;
@@ -557,9 +557,9 @@ bool pcapv3_aggregate::leave_merge() {
   for (unsigned i = 0; i < count_; ++i) left |= !merge_.is_closed(i);
   if (frames() != nullptr) left |= !merge_.is_closed(kFrames) || frames()->has_packets();
   if (!left) return true;
-  pcap_linux_error(handle_,
-                   "packets of several rings are being read in time order: blocks can't be taken "
-                   "before all that have come were read");
+  pcapv3_linux_error(handle_,
+                     "packets of several rings are being read in time order: blocks can't be taken "
+                     "before all that have come were read");
   return false;
 }
 
@@ -572,7 +572,7 @@ bool pcapv3_aggregate::may_have_blocks() {
       if (ports_[i]->source().kernel_has_packets()) return true;
     }
   }
-  pcap_linux_error(handle_, PCAP_LINUX_GONE);
+  pcapv3_linux_error(handle_, PCAP_LINUX_GONE);
   return false;
 }
 
@@ -589,7 +589,7 @@ void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
     const bool troubled = (events.troubled & bit(i)) != 0;
     if (!events.links && !troubled && (unread_ & bit(i)) == 0) continue;
     if ((gone_ & bit(i)) == 0) {
-      if (pcap_aggregate_is_gone(handle_, i) != 0) {
+      if (pcapv3_aggregate_is_gone(handle_, i) != 0) {
         debug_.line("%s: the interface is gone", ports_[i]->device());
         gone_ |= bit(i);
         gone_ns_ = pcapv3::monotonic_ns();
@@ -610,7 +610,7 @@ bool pcapv3_aggregate::check_lone() {
   if (trouble_ == Trouble::kNone) return true;
   trouble_ = Trouble::kOver;
   ports_[0]->clear_frames_error();
-  const int status = pcap_linux_check(handle_);
+  const int status = pcapv3_linux_check(handle_);
   if (status == PCAP_ERROR) trouble_ = Trouble::kNew;
   if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;  // which is this loop's to see
   return status != PCAP_ERROR;
@@ -629,13 +629,13 @@ bool pcapv3_aggregate::is_read(unsigned index) {
 }
 
 bool pcapv3_aggregate::bind_again(unsigned index) {
-  if (!fans_out()) return pcap_aggregate_bind_again(handle_, index) == 0;
+  if (!fans_out()) return pcapv3_aggregate_bind_again(handle_, index) == 0;
   // It gets another socket, with another ring: when what is in the old one has been read.
   unread_ |= bit(index);
   if (!is_read(index)) return false;
   unread_ &= ~bit(index);
   wait_.remove(sockets_[index]);
-  const bool is_back = pcap_aggregate_bind_again(handle_, index) == 0;
+  const bool is_back = pcapv3_aggregate_bind_again(handle_, index) == 0;
   if (is_back) {
     pcapv3_port& port = *ports_[index];
     merge_.remove(index);
@@ -655,6 +655,6 @@ bool pcapv3_aggregate::has_ports() {
   for (unsigned i = 0; i < count_; ++i) {
     if (!merge_.is_empty(i) && !(overdue && merge_.is_closed(i))) return true;
   }
-  pcap_linux_error(handle_, PCAP_LINUX_GONE);
+  pcapv3_linux_error(handle_, PCAP_LINUX_GONE);
   return false;
 }

@@ -127,7 +127,7 @@ unsigned pcapv3_block_bytes(const struct pcapv3_port* port);
 unsigned pcapv3_block_index(const struct pcapv3_port* port);
 
 /* Looks at the handle again: after activation, and after everything that changes a
- * struct pcap_linux_view. */
+ * struct pcapv3_linux_view. */
 void pcapv3_refresh(struct pcapv3_port* port);
 
 /* The handle has a new filter: pcapv3_refresh(), and it is known since when. To be called as soon

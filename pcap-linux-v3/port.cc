@@ -32,24 +32,24 @@ constexpr std::uint64_t kLookNs = 5 * kNsPerMs;
 /// The same filter for a block, which may be walked when the handle has another one or is closed.
 bool run_program(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
                  std::uint32_t captured_length, bool tagged, std::uint16_t tci) {
-  return pcap_linux_run_filter(static_cast<pcapv3::Program*>(owner)->code(), bytes, wire_length,
-                               captured_length, tagged ? 1 : 0, tci) != 0;
+  return pcapv3_linux_run_filter(static_cast<pcapv3::Program*>(owner)->code(), bytes, wire_length,
+                                 captured_length, tagged ? 1 : 0, tci) != 0;
 }
 
 bool run_filter(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
                 std::uint32_t captured_length, bool tagged, std::uint16_t tci) {
-  return pcap_linux_filter(static_cast<pcap_t*>(owner), bytes, wire_length, captured_length,
-                           tagged ? 1 : 0, tci) != 0;
+  return pcapv3_linux_filter(static_cast<pcap_t*>(owner), bytes, wire_length, captured_length,
+                             tagged ? 1 : 0, tci) != 0;
 }
 
-pcapv3::LinkHeader link_header_of(const pcap_linux_view& view) {
+pcapv3::LinkHeader link_header_of(const pcapv3_linux_view& view) {
   if (view.cooked == 0) return pcapv3::LinkHeader::kFrame;
   return view.link_type == DLT_LINUX_SLL2 ? pcapv3::LinkHeader::kSll2 : pcapv3::LinkHeader::kSll;
 }
 
 /// Where the kernel can cut packets off, so that the program still gets its snapshot length; 0 if
 /// none is longer than that anyway.
-std::uint32_t cut_for(const pcap_linux_view& view, std::uint64_t largest_packet) {
+std::uint32_t cut_for(const pcapv3_linux_view& view, std::uint64_t largest_packet) {
   const auto snapshot = static_cast<std::uint32_t>(view.snapshot);
   if (snapshot >= largest_packet) return 0;
   // An SLL header, the shorter one, takes its share of a cooked packet's snapshot length. Past the
@@ -64,7 +64,7 @@ std::uint32_t cut_for(const pcap_linux_view& view, std::uint64_t largest_packet)
 
 pcapv3_port::pcapv3_port(pcap_t* handle, pcapv3::Break& breaking, const char* device)
     : handle_(handle),
-      break_flag_(pcap_linux_break_flag(handle)),
+      break_flag_(pcapv3_linux_break_flag(handle)),
       delivery_(break_flag_, counters_),
       break_(breaking) {
   std::snprintf(device_, sizeof(device_), "%s", device);
@@ -205,8 +205,8 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
 }
 
 void pcapv3_port::refresh() {
-  pcap_linux_view view;
-  pcap_linux_look(handle_, &view);
+  pcapv3_linux_view view;
+  pcapv3_linux_look(handle_, &view);
   if (!active_) {
     active_ = true;
     intake_ = pcapv3::Intake(view.socket, frames_socket());
@@ -291,7 +291,7 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
     // If it is not open, the callback has itself read to its end.
     if (source_.is_open()) {
       if (source_.cursor().corrupt()) {
-        pcap_linux_error(handle_, corrupt_block(source_.cursor(), source_.index()));
+        pcapv3_linux_error(handle_, corrupt_block(source_.cursor(), source_.index()));
         close_block();
         return PCAP_ERROR;
       }
@@ -356,7 +356,7 @@ int pcapv3_port::wait() {
     return status > 0 ? 0 : status;
   }
   break_.set_waiting(true);
-  const int status = pcap_linux_wait(handle_);
+  const int status = pcapv3_linux_wait(handle_);
   break_.set_waiting(false);
   return status;
 }
@@ -402,26 +402,27 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
   constexpr int kMany = 64;
   pcapv3::PacketCursor& cursor = source_.cursor();
   const std::uint32_t left = cursor.left();
-  const unsigned row = savefile_row;
+  const unsigned row = pcapv3_savefile_row;
   // Where some can be rejected, the last packet at hand may not be delivered. (On "any" one copy of
   // lo's packets is, but the other follows it.)
   const bool may_reject = plan_.judge.filter != nullptr || plan_.direction != PCAP_D_INOUT;
   int delivered = 0;
   if (dumps_all_ && !may_reject) {
     const std::uint32_t followed = left - (source_.has(1) ? 0 : 1);
-    savefile_more = 1;
+    pcapv3_savefile_more = 1;
     delivered =
         delivery_.run(cursor, std::min<int>(most - 1, static_cast<int>(followed)), callback, user);
-    savefile_more = 0;
+    pcapv3_savefile_more = 0;
   }
   delivered += delivery_.run(cursor, most - delivered, callback, user);
   const auto count = static_cast<unsigned>(delivered);
-  dumps_all_ = delivered >= kMany && savefile_row - row == count && left - cursor.left() == count;
+  dumps_all_ =
+      delivered >= kMany && pcapv3_savefile_row - row == count && left - cursor.left() == count;
   return delivered;
 }
 
 void pcapv3_port::close_books(bool complete) {
-  pcap_linux_count(handle_);
+  pcapv3_linux_count(handle_);
   books_closed_ = complete;
   closed_received_ = counters_.seen();
   // What is lent, or has come back since it was asked last, is as good as seen.
@@ -446,7 +447,7 @@ void pcapv3_port::leave_block() {
   ++counters_.blocks;
   // Frames can be as old as the blocks that the kernel's filter is younger than.
   const bool has_frames = frames_ != nullptr && frames_->has_packets();
-  if (filtering_old_blocks_ && !has_frames && pcap_linux_block_filtered(handle_) == 0) refresh();
+  if (filtering_old_blocks_ && !has_frames && pcapv3_linux_block_filtered(handle_) == 0) refresh();
 }
 
 const char* pcapv3_port::corrupt_block(const pcapv3::PacketCursor& cursor, unsigned block) {
@@ -517,7 +518,7 @@ bool pcapv3_port::join_frames(int fd, bool loopback) {
 void pcapv3_port::drop_frames() {
   if (frames_ == nullptr) return;
   if (frames_->used()) {
-    pcap_linux_count(handle_);  // the last of its socket's
+    pcapv3_linux_count(handle_);  // the last of its socket's
   } else {
     has_frames_ = merged_ = false;
   }
@@ -626,7 +627,7 @@ bool pcapv3_port::prepare_lending() {
 
 int pcapv3_port::take(int timeout_ms, pcap_v3_block** block) {
   if (!prepare_lending()) {
-    pcap_linux_error(handle_, error());
+    pcapv3_linux_error(handle_, error());
     return PCAP_ERROR;
   }
   std::uint64_t until_ns = 0;
@@ -652,7 +653,7 @@ int pcapv3_port::take_until(std::uint64_t until_ns, pcap_v3_block** block) {
       begin_drain(true);
     }
     int status = lend(0, block);
-    if (status < 0) pcap_linux_error(handle_, error());
+    if (status < 0) pcapv3_linux_error(handle_, error());
     if (status != 0) return status;
     if (break_.draining()) {
       if (source_.at_end() && !drain_more(true)) return end_drain(true);
@@ -705,7 +706,7 @@ int pcapv3_port::lend(unsigned place, pcap_v3_block** block) {
     leave_block();
     troubled_ = false;
     // The kernel says so until it is asked for its counts.
-    if (losing) pcap_linux_count(handle_);
+    if (losing) pcapv3_linux_count(handle_);
     return 1;
   }
   return 0;
@@ -716,7 +717,7 @@ bool pcapv3_port::filter_program(pcapv3::Plan& plan) {
   if (plan.judge.filter == nullptr) return true;
   if (program_ == nullptr) {
     unsigned count = 0;
-    const bpf_insn* code = pcap_linux_filter_code(handle_, &count);
+    const bpf_insn* code = pcapv3_linux_filter_code(handle_, &count);
     program_ = pcapv3::Program::copy(code, count);
     if (program_ == nullptr) return error_.set("no memory for a block's filter");
   }
@@ -730,11 +731,11 @@ bool pcapv3_port::filter_program(pcapv3::Plan& plan) {
 int pcapv3_port::wait_past_lent(std::uint64_t until_ns) {
   if (until_ns == 0) return check();
   if (!block_wait_.is_open()) {
-    pcap_linux_view view;
-    pcap_linux_look(handle_, &view);
+    pcapv3_linux_view view;
+    pcapv3_linux_look(handle_, &view);
     if (!block_wait_.open(view.socket, view.break_event)) {
       error_.set("can't make the descriptor to wait on: %s", std::strerror(errno));
-      pcap_linux_error(handle_, error());
+      pcapv3_linux_error(handle_, error());
       return PCAP_ERROR;
     }
   }
@@ -755,7 +756,7 @@ int pcapv3_port::wait_past_lent(std::uint64_t until_ns) {
     break_.set_waiting(false);
     if (outcome == pcapv3::BlockWait::Outcome::kError) {
       error_.set("can't wait for a block: %s", std::strerror(errno));
-      pcap_linux_error(handle_, error());
+      pcapv3_linux_error(handle_, error());
       return PCAP_ERROR;
     }
     if (outcome == pcapv3::BlockWait::Outcome::kTrouble) troubled_ = true;
@@ -767,5 +768,5 @@ int pcapv3_port::wait_past_lent(std::uint64_t until_ns) {
   }
 }
 
-/// Looks whether the interface is there: 0, or a status as pcap_linux_wait() has it.
-int pcapv3_port::check() { return pcap_linux_check(handle_); }
+/// Looks whether the interface is there: 0, or a status as pcapv3_linux_wait() has it.
+int pcapv3_port::check() { return pcapv3_linux_check(handle_); }
