@@ -7,11 +7,12 @@
  * A regular file that is opened here gets a large buffer. A program that is about to wait must not
  * leave more in it than stock's buffer would hold, and a FILE that may have been closed meanwhile
  * must not be touched, so that nobody can write it out then. Instead the reader of packets tells
- * ahead whether another one follows at once that will be dumped to it too (savefile.h): only then
- * more stays in the buffer. That it will be dumped is a guess, known from those before it: a
- * callback that has dumped one packet after the other to one file and then stops, turns to another
- * file or breaks off the read (pcap_breakloop(3PCAP)) leaves what is in the buffer there until more
- * is dumped to it. Within such a callback there is also more for fork(2) to copy than with stock.
+ * ahead which ones are followed at once by another that will be dumped to it too (savefile.h): only
+ * those stay in the buffer, when the callback dumps them as it got them. That the next will be
+ * dumped is a guess, known from those before it: a callback that has dumped one packet after the
+ * other to one file and then stops, turns to another file or breaks off the read
+ * (pcap_breakloop(3PCAP), longjmp(3)) leaves what is in the buffer there until anything is dumped
+ * to it. Within such a callback there is also more for fork(2) to copy than with stock.
  */
 #define _GNU_SOURCE
 #include "compat/savefile.h"
@@ -49,7 +50,7 @@ enum {
   kSmallBytes = 256,
 };
 
-__thread int pcapv3_savefile_more __attribute__((tls_model("initial-exec")));
+__thread struct savefile_run pcapv3_savefile_run __attribute__((tls_model("initial-exec")));
 __thread unsigned pcapv3_savefile_row __attribute__((tls_model("initial-exec")));
 
 /* ---- Large buffers ---- */
@@ -133,6 +134,14 @@ struct record {
   u_char bytes[kSmallBytes];
 };
 
+/* Whether another packet follows at once. */
+static int is_followed(const struct pcap_pkthdr* h, const u_char* bytes) {
+  struct savefile_run* run = &savefile_run;
+  if (h != run->header || bytes <= run->from || bytes >= run->to) return 0;
+  run->from = bytes; /* each is dumped once */
+  return 1;
+}
+
 /* With the stream locked, and with room for the packet in its buffer. */
 static void put(FILE* f, const struct pcap_pkthdr* h, const u_char* bytes) {
   const size_t header = offsetof(struct record, bytes);
@@ -168,5 +177,5 @@ void pcap_dump(u_char* user, const struct pcap_pkthdr* h, const u_char* bytes) {
   if (fits) put(f, h, bytes);
   if (!alone) funlockfile(f);
   if (!fits) pcapv3_stock_dump(user, h, bytes);
-  if (!pcapv3_savefile_more && pending >= kStockBytes) (void)fflush(f);
+  if (!is_followed(h, bytes) && pending >= kStockBytes) (void)fflush(f);
 }

@@ -13,10 +13,23 @@ extern "C" {
 #define SAVEFILE_THREADS \
   extern __thread __attribute__((tls_model("initial-exec"), visibility("hidden")))
 
-/* Another packet follows at once, without a wait, and will be dumped to the same file, so that what
- * is dumped now need not be written out. Set by a live read around its callbacks; where one is left
- * by longjmp(3), it stays set until the thread's next read. */
-SAVEFILE_THREADS int pcapv3_savefile_more;
+/*
+ * Which packets are followed by another one at once, without a wait, that will be dumped to the
+ * same file, so that these need not be written out when they are dumped: those with `header`, a
+ * place on the reader's stack, and with bytes behind `from` and before `to`, in the block that it
+ * walks. `header` is NULL where there are none.
+ *
+ * A live read sets it around its callbacks. One that is left by longjmp(3) or an exception can't
+ * take it back; but whoever dumps after that has another header, or at least none of the block's
+ * packets that lie behind the last one dumped. So nothing here has to be right after such a jump.
+ */
+struct pcap_pkthdr;
+struct savefile_run {
+  const struct pcap_pkthdr* header;
+  const unsigned char* from;
+  const unsigned char* to;
+};
+SAVEFILE_THREADS struct savefile_run pcapv3_savefile_run;
 
 /* How many packets in a row have been dumped to one file for which that matters. */
 SAVEFILE_THREADS unsigned pcapv3_savefile_row;

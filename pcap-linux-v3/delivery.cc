@@ -94,7 +94,8 @@ std::uint8_t* put_tag(std::uint8_t* bytes, int offset, const tpacket3_hdr& h) {
 }  // namespace
 
 template <typename Cursor, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
-int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user) {
+int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user,
+                   pcap_pkthdr& header) {
   constexpr std::uint32_t kHeaderBytes = header_bytes(kHeader);
   const std::uint32_t snapshot = plan_.snapshot;
   const int vlan_offset = plan_.vlan_offset;
@@ -132,7 +133,6 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
       }
     }
 
-    pcap_pkthdr header;
     header.ts.tv_sec = static_cast<time_t>(h.tp_sec);
     header.ts.tv_usec = static_cast<suseconds_t>(nanoseconds ? h.tp_nsec : h.tp_nsec / 1000);
     header.caplen = h.tp_snaplen + kHeaderBytes;

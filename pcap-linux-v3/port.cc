@@ -409,10 +409,12 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
   int delivered = 0;
   if (dumps_all_ && !may_reject) {
     const std::uint32_t followed = left - (source_.has(1) ? 0 : 1);
-    pcapv3_savefile_more = 1;
-    delivered =
-        delivery_.run(cursor, std::min<int>(most - 1, static_cast<int>(followed)), callback, user);
-    pcapv3_savefile_more = 0;
+    pcap_pkthdr header;
+    const auto* const block = reinterpret_cast<const u_char*>(ring_.block(source_.index()));
+    pcapv3_savefile_run = {&header, block, block + ring_.geometry().block_bytes};
+    delivered = delivery_.run(cursor, std::min<int>(most - 1, static_cast<int>(followed)), callback,
+                              user, header);
+    savefile_run.header = nullptr;
   }
   delivered += delivery_.run(cursor, most - delivered, callback, user);
   const auto count = static_cast<unsigned>(delivered);
