@@ -6,7 +6,7 @@ namespace pcapv3 {
 
 void Aside::start(void* (*work)(void*), void* of) {
   finish();
-  if (is_forked()) {
+  if (maker_.is_other()) {
     work(of);
     return;
   }
@@ -20,7 +20,7 @@ void Aside::start(void* (*work)(void*), void* of) {
 }
 
 void Aside::finish() {
-  if (running_ && !is_forked()) pthread_join(thread_, nullptr);
+  if (running_ && !maker_.is_other()) pthread_join(thread_, nullptr);
   running_ = false;
 }
 

@@ -9,8 +9,8 @@
 #pragma once
 
 #include <pthread.h>
-#include <sys/types.h>
-#include <unistd.h>
+
+#include "process.h"
 
 namespace pcapv3 {
 
@@ -27,9 +27,7 @@ class Aside {
   void finish();
 
  private:
-  bool is_forked() const { return getpid() != process_; }
-
-  const pid_t process_ = getpid();
+  const Maker maker_;
   pthread_t thread_{};
   bool running_ = false;
 };

@@ -8,6 +8,7 @@
 #include "break.h"
 #include "port.h"
 #include "port_list.h"
+#include "process.h"
 
 int pcapv3_is_on() { return pcapv3::switched_off() ? 0 : 1; }
 
@@ -18,6 +19,7 @@ void pcapv3_wait_for_reader(const pcapv3_break* breaking) {
 }
 
 pcapv3_port* pcapv3_open(pcap_t* handle, pcapv3_break* breaking, const char* device, char* error) {
+  pcapv3::watch_forks();
   auto* port = new pcapv3_port(handle, pcapv3::Break::of(*breaking), device);
   if (port == nullptr) {
     std::snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a port");
@@ -97,6 +99,7 @@ int pcapv3_listed_aggregate(const char** at, pcapv3_port_names* names, char* nam
 
 pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,
                                         pcapv3_break* breaking, int lone, char* error) {
+  pcapv3::watch_forks();
   auto* aggregate =
       new pcapv3_aggregate(handle, break_flag, pcapv3::Break::of(*breaking), lone != 0);
   if (aggregate == nullptr) {

@@ -68,7 +68,6 @@ pcapv3_port::pcapv3_port(pcap_t* handle, pcapv3::Break& breaking, const char* de
       delivery_(break_flag_, counters_),
       break_(breaking) {
   std::snprintf(device_, sizeof(device_), "%s", device);
-  pcapv3::watch_forks();
   pcapv3::note_confinement();
 }
 
@@ -414,7 +413,7 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
     pcapv3_savefile_run = {&header, block, block + ring_.geometry().block_bytes};
     delivered = delivery_.run(cursor, std::min<int>(most - 1, static_cast<int>(followed)), callback,
                               user, header);
-    savefile_run.header = nullptr;
+    pcapv3_savefile_run.header = nullptr;
   }
   delivered += delivery_.run(cursor, most - delivered, callback, user);
   const auto count = static_cast<unsigned>(delivered);

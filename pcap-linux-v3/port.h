@@ -51,9 +51,7 @@ struct pcapv3_port {
   /// Whether this process is the one that reads it, or else has made it; a forked one, that only
   /// has a copy, is to close that and no more. And whether nobody can have a copy.
   bool is_own() const { return read_in_ == pcapv3::process_generation(); }
-  bool is_sole() const {
-    return made_in_ == pcapv3::process_generation() && forks_before_ == pcapv3::forks_made();
-  }
+  bool is_sole() const { return !maker_.is_other() && forks_before_ == pcapv3::forks_made(); }
   /// Whether immediate mode is to be V3's, and whether it is to have a ring of frames besides.
   bool takes_immediate() const;
   bool adapts() const;
@@ -157,8 +155,8 @@ struct pcapv3_port {
   int end_drain(bool complete);
 
   pcap_t* const handle_;
-  const std::uint32_t made_in_ = pcapv3::process_generation();
-  std::uint32_t read_in_ = made_in_;
+  const pcapv3::Maker maker_;
+  std::uint32_t read_in_ = pcapv3::process_generation();
   const std::uint32_t forks_before_ = pcapv3::forks_made();
   pcapv3_aggregate* aggregate_ = nullptr;
   char device_[64];  // a copy: stock code may free its own first; longer names are no interface's

@@ -7,20 +7,25 @@
 namespace pcapv3 {
 namespace {
 
-void before_fork() { confinement_before_fork(); }
-
-void in_parent() { process::forks.fetch_add(1, std::memory_order_relaxed); }
+/// In the parent, before there is a child that could do anything.
+void before_fork() {
+  process::forks.fetch_add(1, std::memory_order_relaxed);
+  confinement_before_fork();
+}
 
 void in_child() {
   process::generation.fetch_add(1, std::memory_order_relaxed);
+  process::forks.store(0, std::memory_order_relaxed);
   confinement_in_child();
 }
+
+void watch() { (void)pthread_atfork(before_fork, nullptr, in_child); }
 
 }  // namespace
 
 void watch_forks() {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, [] { pthread_atfork(before_fork, in_parent, in_child); });
+  (void)pthread_once(&once, watch);
 }
 
 }  // namespace pcapv3

@@ -1,9 +1,11 @@
-// Which process this is: whether it has been forked since something was made.
+// Which process this is: whether what it has was made by it, or was inherited by fork(2).
 //
-// A forked child has a copy of every handle, whose sockets, rings, epoll sets and timers it shares
-// with its parent. What it does to a copy must change nothing for the parent, and the other way
-// round: a close closes descriptors and nothing else. To tell costs no system call; a child made by
-// clone(2) itself, past fork(3), is not noticed (pthread_atfork(3)).
+// A forked process has its parent's sockets, rings, epoll sets and timers: what it does to one of
+// these it does to its parent's. So whatever acts on such an object by itself asks first whether it
+// was made here; a close closes descriptors and changes nothing else. To ask costs a load, where
+// getpid(2) costs a system call; a process is told apart by handlers of pthread_atfork(3), which
+// clone(2) and _Fork(3), called by a program itself, do not run. (vfork(2) and posix_spawn(3) do
+// not either; their children do nothing but exec.)
 #pragma once
 
 #include <atomic>
@@ -11,20 +13,33 @@
 
 namespace pcapv3 {
 
-/// Begins to watch for forks. To be called when a handle is activated; once is enough.
-void watch_forks();
-
 namespace process {
-inline std::atomic<std::uint32_t> generation{1};
+inline std::atomic<std::uint32_t> generation{0};
 inline std::atomic<std::uint32_t> forks{0};
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free);  // in a signal handler
 }  // namespace process
 
-/// Differs between a process and the children that it forks. Async-signal-safe.
+/// Has forks counted from now on. Called before anything is made that a child can inherit, and
+/// again as often as one likes.
+void watch_forks();
+
+/// Another number in a forked process than in its parent. May be called in a signal handler.
 inline std::uint32_t process_generation() {
   return process::generation.load(std::memory_order_relaxed);
 }
 
-/// How often this process has forked since watch_forks(). Async-signal-safe.
+/// How often this process itself has forked, or tried to: while it is 0, nobody else has what was
+/// made here. May be called in a signal handler.
 inline std::uint32_t forks_made() { return process::forks.load(std::memory_order_relaxed); }
+
+/// Whether the object that this is a member of was made by another process, whose child this one
+/// is.
+class Maker {
+ public:
+  bool is_other() const { return generation_ != process_generation(); }
+
+ private:
+  const std::uint32_t generation_ = process_generation();
+};
 
 }  // namespace pcapv3
