@@ -21,15 +21,16 @@ inline constexpr std::uint64_t kMiB = 1 << 20;
 /// dumpcap passes the same figure on as if its user had chosen it, so that it is no wish.
 inline constexpr std::uint64_t kStockRingBytes = 2 * kMiB;
 inline constexpr std::uint64_t kDefaultRingBytes = 64 * kMiB;
-inline constexpr std::uint64_t kLargestBlockBytes = 1 * kMiB;
+/// Small, because a block is used up whatever it holds: 256 of them and 40 ms are more than 10 s.
+inline constexpr std::uint64_t kLargestBlockBytes = kMiB / 4;
 /// The stall of the reader that a ring rides out whatever the timeout, in milliseconds.
 inline constexpr std::uint32_t kStallMs = 250;
 /// The retire timeout for a tool that sets none. Stock libpcap has no timeout then, so that packets
 /// on a quiet link stay in an open block until that is full, for hours if need be.
 inline constexpr std::uint32_t kUnboundedRetireMs = 1000;
 
-/// The longest retire timeout of a handle that drains at the end: the open block is handed over
-/// after two periods at most, so within Drain::kLongestWaitMs.
+/// The longest retire timeout of a handle that drains at the end: a block that is taken whole
+/// (pcap_v3_take_block(3)) is handed over after two periods at most.
 inline constexpr std::uint32_t kDrainRetireMs = 40;
 
 struct RingWish {

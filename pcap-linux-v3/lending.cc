@@ -118,7 +118,12 @@ const volatile std::sig_atomic_t pcap_v3_block::never_ = 0;
 
 int pcap_v3_block::dispatch(int count, pcap_handler callback, u_char* user) {
   got_ = nullptr;
-  const int delivered = delivery_.run(cursor_, count <= 0 ? INT_MAX : count, callback, user);
+  const int most = count <= 0 ? INT_MAX : count;
+  int delivered = 0;
+  // More than once if the callback has itself read on.
+  for (int more = -1; more != 0 && delivered < most; delivered += more) {
+    more = delivery_.run(cursor_, most - delivered, callback, user);
+  }
   return cursor_.corrupt() ? drop_rest() : delivered;
 }
 

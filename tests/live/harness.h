@@ -98,7 +98,8 @@ inline LinkArguments& link_arguments() {
   return arguments;
 }
 
-/// main() of such a program. With --count it prints how many tests there are.
+/// main() of such a program. With --count it prints how many tests there are. ONLY=TEXT in the
+/// environment has it run those only whose names hold the text.
 inline int run_on_link(int argc, char** argv, std::span<const Test> tests) {
   if (argc == 2 && std::strcmp(argv[1], "--count") == 0) {
     std::printf("%zu\n", tests.size());
@@ -110,6 +111,10 @@ inline int run_on_link(int argc, char** argv, std::span<const Test> tests) {
   }
   link_arguments() = {.library = argv[1], .peer = argv[3]};
   std::vector<Test> limited(tests.begin(), tests.end());
+  if (const char* only = std::getenv("ONLY")) {
+    std::erase_if(limited,
+                  [only](const Test& test) { return std::strstr(test.name, only) == nullptr; });
+  }
   for (Test& test : limited) {
     if (argc == 5) test.limit_s = static_cast<unsigned>(std::atoi(argv[4]));
   }

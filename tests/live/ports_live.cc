@@ -894,12 +894,26 @@ void drain_on_signal() {
   drain([](pcap_t*) { raise(SIGUSR1); });
 }
 
-void drain_on_break_of_thread() {
-  drain([](pcap_t* p) { std::thread([p] { pcap_breakloop(p); }).join(); });
+/// A thread's break ends the read after the packet under way.
+void break_of_thread() {
+  const Handle handle = open_capture({.device = "see0,see1"});
+  pcap_t* p = handle.get();
+  const Players players(2);
+  players.send(0, 100);
+  wait_until_received(p, 200);
+  BreakAt at = {.handle = p, .count = 1, .hit = [](pcap_t* h) {
+                  std::thread([h] { pcap_breakloop(h); }).join();
+                }};
+  const int status = loop_until_break(at);
+  CHECK(status == PCAP_ERROR_BREAK && at.packets.size() == 1, "status %d, %zu packets", status,
+        at.packets.size());
+  for (Packet& packet : take_count(p, 199)) at.packets.push_back(std::move(packet));
+  check_ports(at.packets, 2, 0, 100);
 }
 
 void drain_what_comes_before_the_break() {
-  // Frames that are in the ring's open block when a thread breaks the loop of a reader that waits.
+  // Frames that are in the ring's open block when the loop of a reader that waits is broken: a
+  // signal delivers them, a thread leaves them for the next read.
   for (const bool by_signal : {false, true}) {
     const Handle handle = open_capture({.device = "see0,see1", .timeout_ms = 5000});
     pcap_t* p = handle.get();
@@ -920,6 +934,8 @@ void drain_what_comes_before_the_break() {
     const int status = pcap_loop(p, -1, keep, user(packets));
     other.join();
     CHECK(status == PCAP_ERROR_BREAK, "status %d", status);
+    CHECK(!by_signal || packets.size() == 20, "%zu packets", packets.size());
+    for (Packet& packet : take_count(p, 20 - packets.size())) packets.push_back(std::move(packet));
     check_ports(packets, 2, 0, 10);
   }
 }
@@ -1210,8 +1226,8 @@ const Test kTests[] = {
     {"injecting is refused, with the reason", inject},
     {"pcap_breakloop in the callback", break_from_callback},
     {"pcap_breakloop in a signal handler: what had come is delivered", drain_on_signal},
-    {"pcap_breakloop in a thread: what had come is delivered", drain_on_break_of_thread},
     {"so is what the kernel has not handed over yet", drain_what_comes_before_the_break},
+    {"pcap_breakloop in a thread: one packet at most", break_of_thread},
     {"pcap_breakloop ends a read without packets", break_while_idle},
     {"pcap_breakloop before the first read", break_before_reading},
     {"pcap_breakloop under traffic loses nothing", break_under_traffic},

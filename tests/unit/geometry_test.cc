@@ -44,13 +44,19 @@ ByteSetting set(std::uint64_t bytes) { return {bytes, "as-typed"}; }
 
 }  // namespace
 
-TEST_CASE("without a wish: 64 blocks of 1 MiB") {
+TEST_CASE("without a wish: 256 blocks of 256 KiB") {
   RingWish w = wish();
   w.tool_bytes = GENERATE(std::uint64_t{0}, kStockRingBytes);
   const Geometry g = choose(w);
-  CHECK(g.block_bytes == kMiB);
-  CHECK(g.block_count == 64);
+  CHECK(g.block_bytes == 256 * kKiB);
+  CHECK(g.block_count == 256);
   CHECK(g.retire_ms == 1000);
+}
+
+TEST_CASE("the default ring outlasts stock's 8 s at a trickle of packets") {
+  RingWish w = wish();
+  w.drain = true;
+  CHECK(stall_ms(choose(w)) >= 8000);
 }
 
 TEST_CASE("on a small machine the default is a 64th of the free memory") {
@@ -73,12 +79,12 @@ TEST_CASE("a tool's wish is met to the block") {
   CHECK(g.ring_bytes() < w.tool_bytes + g.block_bytes);
 }
 
-TEST_CASE("a large ring has blocks of 1 MiB") {
+TEST_CASE("a large ring has no larger blocks") {
   RingWish w = wish();
   w.tool_bytes = kGiB;
   const Geometry g = choose(w);
-  CHECK(g.block_bytes == kMiB);
-  CHECK(g.block_count == 1024);
+  CHECK(g.block_bytes == 256 * kKiB);
+  CHECK(g.block_count == 4096);
 }
 
 TEST_CASE("a tool's wish is cut to half of the free memory") {
