@@ -496,9 +496,9 @@ static bpf_u_int32 flags_of(struct pcap_if_list* devices, const struct pcapv3_po
 int pcapv3_aggregate_find_devices(struct pcap_if_list* devices, char* error) {
   struct pcapv3_port_names names;
   char name[PCAPV3_MOST_PORTS * IF_NAMESIZE];
-  const char* at = NULL;
   int more;
-  while ((more = pcapv3_listed_aggregate(&at, &names, name, sizeof(name), error)) > 0) {
+  for (unsigned i = 0; (more = pcapv3_listed_aggregate(i, &names, name, sizeof(name), error)) > 0;
+       ++i) {
     if (ADD_DEVICE(devices, name, flags_of(devices, &names), "Several ports in time order",
                    error) == NULL) {
       return -1;

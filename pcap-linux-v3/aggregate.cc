@@ -34,8 +34,9 @@ std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
 }  // namespace
 
 bool pcapv3_aggregate::open() {
-  if (!settings_.read(pcapv3::trusted_environment(), error_) ||
-      !debug_.open("PCAPV3_DEBUG", settings_.debug, error_) || !wait_.open(error_)) {
+  const char* const* environment = pcapv3::trusted_environment();
+  if (!settings_.read(environment, program_invocation_short_name, error_) ||
+      !debug_.open("PCAPV3_DEBUG", environment, error_) || !wait_.open(error_)) {
     return false;
   }
   break_.allow_drain(settings_.drain);
@@ -55,7 +56,7 @@ std::uint32_t pcapv3_aggregate::most_retire_ms() const {
 }
 
 bool pcapv3_aggregate::hides_descriptor(int timeout_ms) {
-  const bool hides = settings_.hides_descriptor_from(program_invocation_short_name);
+  const bool hides = settings_.hides_descriptor;
   if (hides && timeout_ms > 0) timeout_ns_ = static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
   return hides;
 }

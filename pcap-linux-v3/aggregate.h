@@ -78,7 +78,7 @@ struct pcapv3_aggregate {
   /// The merge's number for the lone port's ring of frames; that of its blocks is 0.
   static constexpr unsigned kFrames = 1;
 
-  bool fans_out() const { return settings_.fanout.text != nullptr; }
+  bool fans_out() const { return settings_.fanout.is_set(); }
   /// The lone port's ring of frames; null: there is none.
   pcapv3::FrameRing* frames() const {
     return lone_ && ports_[0] != nullptr ? ports_[0]->frames() : nullptr;

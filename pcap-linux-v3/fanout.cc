@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -105,7 +106,7 @@ bool parse_fanout(const char* value, FanoutSetting& setting, ErrorText& error) {
         value);
   }
   setting.group = static_cast<std::uint16_t>(group);
-  setting.text = value;
+  std::snprintf(setting.text, sizeof(setting.text), "%s", value);
   return true;
 }
 

@@ -16,9 +16,11 @@ namespace pcapv3 {
 
 /// PCAPV3_FANOUT. `mode` is the kernel's PACKET_FANOUT_*.
 struct FanoutSetting {
-  const char* text = nullptr;  ///< As it was written; null: not set.
+  char text[24] = "";  ///< As it was written, or the start of it; empty: not set.
   std::uint16_t group = 0;
   std::uint16_t mode = 0;
+
+  bool is_set() const { return text[0] != '\0'; }
 };
 
 /// Reads "GROUP" or "GROUP:MODE". False, with a text, if `value` is neither.

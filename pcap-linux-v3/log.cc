@@ -7,13 +7,16 @@
 #include <algorithm>
 #include <cstring>
 
+#include "settings.h"
+
 namespace pcapv3 {
 
 Log::~Log() {
   if (ours_) close(fd_);
 }
 
-bool Log::open(const char* setting, const char* where, ErrorText& error) {
+bool Log::open(const char* setting, const char* const* environment, ErrorText& error) {
+  const char* where = find_setting(environment, setting);
   if (where == nullptr) return true;
   if (std::strcmp(where, "stderr") == 0) {
     fd_ = STDERR_FILENO;

@@ -12,10 +12,11 @@ class Log {
   Log(const Log&) = delete;
   Log& operator=(const Log&) = delete;
 
-  /// Opens `where`, "stderr" or a file that lines are added to; null keeps the log silent. The file
-  /// is opened here and not at the first line because programs such as tcpdump give up their
-  /// privileges in between. False, with a text naming `setting`, if it can't be.
-  bool open(const char* setting, const char* where, ErrorText& error);
+  /// Opens what `setting` names in `environment`, "stderr" or a file that lines are added to; the
+  /// log stays silent if it is not set. The file is opened here and not at the first line because
+  /// programs such as tcpdump give up their privileges in between. False, with a text, if it can't
+  /// be.
+  bool open(const char* setting, const char* const* environment, ErrorText& error);
 
   bool on() const { return fd_ >= 0; }
 

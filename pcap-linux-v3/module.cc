@@ -92,9 +92,9 @@ void pcapv3_say_stock(pcapv3_port* port, const char* why) { port->say_stock(why)
 int pcapv3_read_port_names(const char* list, pcapv3_port_names* names, char* error) {
   return pcapv3::read_port_names(list, *names, error) ? 0 : -1;
 }
-int pcapv3_listed_aggregate(const char** at, pcapv3_port_names* names, char* name, std::size_t room,
+int pcapv3_listed_aggregate(unsigned number, pcapv3_port_names* names, char* name, std::size_t room,
                             char* error) {
-  return pcapv3::next_listed(*at, *names, name, room, error);
+  return pcapv3::find_listed(number, *names, name, room, error);
 }
 
 pcapv3_aggregate* pcapv3_aggregate_open(pcap_t* handle, volatile sig_atomic_t* break_flag,

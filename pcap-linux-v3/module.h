@@ -177,11 +177,11 @@ struct pcapv3_port_names {
 int pcapv3_read_port_names(const char* list, struct pcapv3_port_names* names, char* error);
 
 /*
- * The next of the aggregates that PCAPV3_PORTS asks device lists to show. `*at` is NULL for the
- * first and is moved on. 1, with its ports in `names` and its name in `name`, of `room` bytes; 0 if
- * there are no more; -1, with a text in `error`, if the setting can't be used.
+ * Number `number`, from 0 on, of the aggregates that PCAPV3_PORTS asks device lists to show. 1,
+ * with its ports in `names` and its name in `name`, of `room` bytes; 0 if there are not so many;
+ * -1, with a text in `error`, if the setting can't be used.
  */
-int pcapv3_listed_aggregate(const char** at, struct pcapv3_port_names* names, char* name,
+int pcapv3_listed_aggregate(unsigned number, struct pcapv3_port_names* names, char* name,
                             size_t room, char* error);
 
 struct pcapv3_aggregate;

@@ -92,9 +92,16 @@ void pcapv3_port::tell_books() {
 }
 
 bool pcapv3_port::open() {
-  return settings_.read(pcapv3::trusted_environment(), error_) &&
-         debug_.open("PCAPV3_DEBUG", settings_.debug, error_) &&
-         stats_.open("PCAPV3_STATS", settings_.stats, error_);
+  const char* const* environment = pcapv3::trusted_environment();
+  if (!settings_.read(environment, program_invocation_short_name, error_) ||
+      !debug_.open("PCAPV3_DEBUG", environment, error_) ||
+      !stats_.open("PCAPV3_STATS", environment, error_)) {
+    return false;
+  }
+  while (const char* entry = debug_.on() ? pcapv3::next_unknown(environment) : nullptr) {
+    debug_.line("%s: %.200s: there is no such setting; see pcap-linux-v3(7)", device_, entry);
+  }
+  return true;
 }
 
 bool pcapv3_port::takes_immediate() const {
@@ -116,10 +123,6 @@ bool pcapv3_port::adapts() const {
   // CBPF fan-out is there from 4.3 on; a socket is in one group.
   return settings_.immediate == pcapv3::Settings::Immediate::kAdaptive && !fans_out() &&
          pcapv3::kernel_is_at_least(4, 3);
-}
-
-bool pcapv3_port::hides_descriptor() const {
-  return settings_.hides_descriptor_from(program_invocation_short_name);
 }
 
 bool pcapv3_port::shut(int fd) {

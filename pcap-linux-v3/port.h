@@ -55,7 +55,7 @@ struct pcapv3_port {
   /// Whether immediate mode is to be V3's, and whether it is to have a ring of frames besides.
   bool takes_immediate() const;
   bool adapts() const;
-  bool fans_out() const { return settings_.fanout.text != nullptr; }
+  bool fans_out() const { return settings_.fanout.is_set(); }
   bool shut(int fd);
   bool join_fanout(int fd, int index, bool loopback);
   bool renew(int fd, int spare, int index, bool loopback);
@@ -76,7 +76,7 @@ struct pcapv3_port {
   unsigned block_index() const { return source_.index(); }
   const char* error() const { return error_.c_str(); }
 
-  bool hides_descriptor() const;
+  bool hides_descriptor() const { return settings_.hides_descriptor; }
 
   // Reading a handle of its own.
   int read(int count, pcap_handler callback, u_char* user);

@@ -54,21 +54,14 @@ bool read_port_names(const char* list, pcapv3_port_names& names, char* error) {
   return names.count >= 2 || refuse(error, "%s: a list has two ports at least", list);
 }
 
-int next_listed(const char*& at, pcapv3_port_names& names, char* list, std::size_t room,
+int find_listed(unsigned number, pcapv3_port_names& names, char* list, std::size_t room,
                 char* error) {
-  if (at == nullptr) {
-    Settings settings;
-    ErrorText text;
-    if (!settings.read(trusted_environment(), text)) {
-      refuse(error, "%s", text.c_str());
-      return -1;
-    }
-    if (settings.ports == nullptr) return 0;
-    at = settings.ports;
-  } else if (*at == ';') {
-    ++at;
+  const char* at = find_setting(trusted_environment(), "PCAPV3_PORTS");
+  for (; at != nullptr && number > 0; --number) {
+    at = std::strchr(at, ';');
+    if (at != nullptr) ++at;
   }
-  if (*at == '\0') return 0;
+  if (at == nullptr || *at == '\0') return 0;
   const std::size_t bytes = std::strcspn(at, ";");
   char why[PCAP_ERRBUF_SIZE];
   if (bytes >= room) {
@@ -77,7 +70,6 @@ int next_listed(const char*& at, pcapv3_port_names& names, char* list, std::size
   }
   std::memcpy(list, at, bytes);
   list[bytes] = '\0';
-  at += bytes;
   if (!read_port_names(list, names, why)) {
     refuse(error, "PCAPV3_PORTS: %.*s", PCAP_ERRBUF_SIZE - 32, why);
     return -1;

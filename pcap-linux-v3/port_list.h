@@ -14,9 +14,10 @@ namespace pcapv3 {
 /// longer than an interface's can be, or "any".
 bool read_port_names(const char* list, pcapv3_port_names& names, char* error);
 
-/// The next list of PCAPV3_PORTS, or the first if `at` is null. 1, with the names and the list
-/// itself in `list`, of `room` bytes; 0 after the last; -1, with a text, if it can't be used.
-int next_listed(const char*& at, pcapv3_port_names& names, char* list, std::size_t room,
+/// List number `number`, from 0 on, of PCAPV3_PORTS. 1, with its names and the list itself in
+/// `list`, of `room` bytes; 0 if there are not so many; -1, with a text, if it can't be used. The
+/// setting is looked at anew each time: it is not the library's to keep.
+int find_listed(unsigned number, pcapv3_port_names& names, char* list, std::size_t room,
                 char* error);
 
 }  // namespace pcapv3

@@ -4,14 +4,16 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
+#include <string_view>
 
 namespace pcapv3 {
 namespace {
 
-constexpr char kPrefix[] = "PCAPV3";
-constexpr std::size_t kPrefixLength = sizeof(kPrefix) - 1;
+constexpr char kPrefix[] = "PCAPV3_";
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 48;
 constexpr std::uint32_t kMaxMs = 60'000;
 
@@ -37,7 +39,7 @@ bool parse_bytes(const char* name, const char* value, ByteSetting& setting, Erro
     return error.set("%s=%s: a number of bytes is wanted, such as 64M or 65536", name, value);
   }
   setting.bytes = std::uint64_t{number} << shift;
-  setting.text = value;
+  std::snprintf(setting.text, sizeof(setting.text), "%s", value);
   return true;
 }
 
@@ -54,12 +56,19 @@ bool parse_ms(const char* name, const char* value, std::uint32_t& ms, ErrorText&
   return true;
 }
 
-bool parse_on_off(const char* name, const char* value, bool& on, ErrorText& error) {
-  if (!equal(value, "on") && !equal(value, "off")) {
-    return error.set("%s=%s: on or off is wanted", name, value);
+bool is_one_of(const char* value, std::initializer_list<const char*> words) {
+  for (const char* word : words) {
+    if (equal(value, word)) return true;
   }
-  on = equal(value, "on");
-  return true;
+  return false;
+}
+
+bool means_on(const char* value) { return is_one_of(value, {"on", "1", "yes", "true"}); }
+bool means_off(const char* value) { return is_one_of(value, {"off", "0", "no", "false"}); }
+
+bool parse_on_off(const char* name, const char* value, bool& on, ErrorText& error) {
+  on = means_on(value);
+  return on || means_off(value) || error.set("%s=%s: on or off is wanted", name, value);
 }
 
 bool parse_immediate(const char* name, const char* value, Settings::Immediate& immediate,
@@ -76,59 +85,72 @@ bool parse_immediate(const char* name, const char* value, Settings::Immediate& i
   return true;
 }
 
-}  // namespace
+constexpr const char* kNames[] = {
+    "PCAPV3",        "PCAPV3_BUFFER", "PCAPV3_BLOCK",    "PCAPV3_RETIRE",
+    "PCAPV3_WINDOW", "PCAPV3_PORTS",  "PCAPV3_FANOUT",   "PCAPV3_IMMEDIATE",
+    "PCAPV3_DRAIN",  "PCAPV3_STATS",  "PCAPV3_BLOCKING", "PCAPV3_DEBUG",
+};
 
-bool Settings::read(const char* const* environment, ErrorText& error) {
-  for (; *environment != nullptr; ++environment) {
-    const char* entry = *environment;
-    if (std::strncmp(entry, kPrefix, kPrefixLength) != 0) continue;
-    const char* value = std::strchr(entry, '=');
-    char name[32];
-    if (value == nullptr) continue;
-    const auto length = static_cast<std::size_t>(value - entry);
-    if (length > kPrefixLength && entry[kPrefixLength] != '_') continue;  // somebody else's name
-    std::snprintf(name, sizeof(name), "%.*s", static_cast<int>(length), entry);
-    if (*++value == '\0') continue;  // set to nothing is as good as not set
+/// The value of the entry "NAME=VALUE"; null if it is another name's.
+const char* value_in(const char* entry, const char* name) {
+  const std::size_t length = std::strlen(name);
+  return std::strncmp(entry, name, length) == 0 && entry[length] == '=' ? entry + length + 1
+                                                                        : nullptr;
+}
 
-    bool ok = true;
-    bool on = true;
-    if (equal(name, "PCAPV3")) {
-      ok = parse_on_off(name, value, on, error);
-    } else if (equal(name, "PCAPV3_BUFFER")) {
-      ok = parse_bytes(name, value, buffer, error);
-    } else if (equal(name, "PCAPV3_BLOCK")) {
-      ok = parse_bytes(name, value, block, error);
-    } else if (equal(name, "PCAPV3_RETIRE")) {
-      ok = parse_ms(name, value, retire_ms, error);
-    } else if (equal(name, "PCAPV3_WINDOW")) {
-      ok = parse_ms(name, value, window_ms, error);
-    } else if (equal(name, "PCAPV3_PORTS")) {
-      ports = value;
-    } else if (equal(name, "PCAPV3_FANOUT")) {
-      ok = parse_fanout(value, fanout, error);
-    } else if (equal(name, "PCAPV3_IMMEDIATE")) {
-      ok = parse_immediate(name, value, immediate, error);
-    } else if (equal(name, "PCAPV3_DRAIN")) {
-      ok = parse_on_off(name, value, drain, error);
-    } else if (equal(name, "PCAPV3_BLOCKING")) {
-      blocking = value;
-    } else if (equal(name, "PCAPV3_STATS")) {
-      stats = value;
-    } else if (equal(name, "PCAPV3_DEBUG")) {
-      debug = value;
-    } else {
-      ok = error.set("%s=%s: there is no such setting; see pcap-linux-v3(7)", name, value);
-    }
-    if (!ok) return false;
+bool is_known(const char* entry) {
+  for (const char* name : kNames) {
+    if (value_in(entry, name) != nullptr) return true;
   }
+  return false;
+}
+
+/// Whether `name` begins with `start`, which is taken off it then.
+bool take_off(std::string_view& name, std::string_view start) {
+  if (!name.starts_with(start)) return false;
+  name.remove_prefix(start.size());
   return true;
 }
 
-bool Settings::hides_descriptor_from(const char* program) const {
+/// Whether `name`, without what it has of the service's name in front, is one of those that tell
+/// where a service is: SERVICE_HOST, SERVICE_PORT, SERVICE_PORT_HTTP, PORT, PORT_80_TCP,
+/// PORT_80_TCP_ADDR.
+bool names_place(std::string_view name, const char* value) {
+  if (name == "SERVICE_HOST" || name == "SERVICE_PORT") return true;
+  if (take_off(name, "SERVICE_PORT_")) return !name.empty();
+  // One letter from PCAPV3_PORTS: what is no address there is rather that, misspelt.
+  if (name == "PORT") return std::strstr(value, "://") != nullptr;
+  if (!take_off(name, "PORT_")) return false;
+  std::size_t digits = 0;
+  while (digits < name.size() && name[digits] >= '0' && name[digits] <= '9') ++digits;
+  name.remove_prefix(digits);
+  if (digits == 0 ||
+      !(take_off(name, "_TCP") || take_off(name, "_UDP") || take_off(name, "_SCTP"))) {
+    return false;
+  }
+  return name.empty() || name == "_PROTO" || name == "_PORT" || name == "_ADDR" ||
+         name == "_START" || name == "_END" || name == "_PORT_START" || name == "_PORT_END";
+}
+
+/// Whether a variable, by its name behind PCAPV3_, is what a container platform tells of a service
+/// called "pcapv3", or a name that begins so: Kubernetes of every service in the namespace
+/// (pkg/kubelet/envvars/envvars.go: FromServices), Docker of linked containers
+/// (daemon/links/links.go: ToEnv).
+bool is_service_link(std::string_view name, const char* value) {
+  if (name == "NAME" || name.starts_with("ENV_")) return true;
+  for (;;) {
+    if (names_place(name, value)) return true;
+    const std::size_t end = name.find('_');
+    if (end == std::string_view::npos) return false;
+    name.remove_prefix(end + 1);
+  }
+}
+
+bool hides_descriptor(const char* blocking, const char* program) {
   // Wireshark's capture program (dumpcap.c: capture_loop_dispatch) calls select() and then asks for
   // one packet, each time.
-  if (blocking == nullptr || *blocking == '\0') return equal(program, "dumpcap");
-  if (equal(blocking, "off")) return false;
+  if (blocking == nullptr) return equal(program, "dumpcap");
+  if (means_off(blocking)) return false;
   const std::size_t length = std::strlen(program);
   for (const char* name = blocking;; ++name) {
     const std::size_t bytes = std::strcspn(name, ",");
@@ -138,9 +160,49 @@ bool Settings::hides_descriptor_from(const char* program) const {
   }
 }
 
+}  // namespace
+
+const char* find_setting(const char* const* environment, const char* name) {
+  for (; *environment != nullptr; ++environment) {
+    const char* value = value_in(*environment, name);
+    if (value != nullptr && *value != '\0') return value;
+  }
+  return nullptr;
+}
+
+bool Settings::read(const char* const* environment, const char* program, ErrorText& error) {
+  const auto parse = [&](const char* name, auto parser, auto& setting) {
+    const char* value = find_setting(environment, name);
+    return value == nullptr || parser(name, value, setting, error);
+  };
+  const auto parse_group = [](const char*, const char* value, FanoutSetting& setting,
+                              ErrorText& text) { return parse_fanout(value, setting, text); };
+  bool on = true;
+  hides_descriptor =
+      pcapv3::hides_descriptor(find_setting(environment, "PCAPV3_BLOCKING"), program);
+  return parse("PCAPV3", parse_on_off, on) && parse("PCAPV3_BUFFER", parse_bytes, buffer) &&
+         parse("PCAPV3_BLOCK", parse_bytes, block) && parse("PCAPV3_RETIRE", parse_ms, retire_ms) &&
+         parse("PCAPV3_WINDOW", parse_ms, window_ms) &&
+         parse("PCAPV3_FANOUT", parse_group, fanout) &&
+         parse("PCAPV3_IMMEDIATE", parse_immediate, immediate) &&
+         parse("PCAPV3_DRAIN", parse_on_off, drain);
+}
+
+const char* next_unknown(const char* const*& environment) {
+  while (*environment != nullptr) {
+    const char* entry = *environment++;
+    const char* name = entry + sizeof(kPrefix) - 1;
+    if (std::strncmp(entry, kPrefix, sizeof(kPrefix) - 1) != 0 || is_known(entry)) continue;
+    const char* value = std::strchr(name, '=');
+    if (value == nullptr || value[1] == '\0') continue;
+    if (!is_service_link({name, static_cast<std::size_t>(value - name)}, value + 1)) return entry;
+  }
+  return nullptr;
+}
+
 bool switched_off() {
-  const char* value = secure_getenv("PCAPV3");
-  return value != nullptr && equal(value, "off");
+  const char* value = find_setting(trusted_environment(), "PCAPV3");
+  return value != nullptr && means_off(value);
 }
 
 const char* const* trusted_environment() {

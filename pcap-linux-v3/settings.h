@@ -1,6 +1,7 @@
 // What the person who runs a program asks of the library: the environment variables PCAPV3_*.
 //
-// They are read once, at pcap_activate(), and turned into plain values here. What a value then
+// They are read once, at pcap_activate(), and turned into values of their own here: nothing points
+// into the environment afterwards, which the program may change at any time. What a value then
 // leads to is decided elsewhere (geometry.h, port.cc, aggregate.cc). pcap-linux-v3(7) documents
 // each of them.
 #pragma once
@@ -12,10 +13,10 @@
 
 namespace pcapv3 {
 
-/// A setting in bytes, and how it was written, for error texts.
+/// A setting in bytes, and how it was written, for error texts: the start of it, if it is longer.
 struct ByteSetting {
   std::uint64_t bytes = 0;  ///< 0: not set.
-  const char* text = "";
+  char text[24] = "";
 };
 
 struct Settings {
@@ -26,25 +27,30 @@ struct Settings {
   std::uint32_t retire_ms = 0;                 ///< PCAPV3_RETIRE; 0: not set.
   Immediate immediate = Immediate::kAdaptive;  ///< PCAPV3_IMMEDIATE.
   std::uint32_t window_ms = 0;                 ///< PCAPV3_WINDOW; 0: not set.
-  const char* ports = nullptr;                 ///< PCAPV3_PORTS, not looked into.
   FanoutSetting fanout;                        ///< PCAPV3_FANOUT.
   bool drain = true;                           ///< PCAPV3_DRAIN.
-  const char* blocking = nullptr;              ///< PCAPV3_BLOCKING.
-  const char* stats = nullptr;                 ///< PCAPV3_STATS: "stderr" or a file's path.
-  const char* debug = nullptr;                 ///< PCAPV3_DEBUG: likewise.
+  /// PCAPV3_BLOCKING: whether handles of this program are to have no descriptor to select on. It
+  /// waits on that before each packet, and does without if there is none.
+  bool hides_descriptor = false;
 
-  /// Reads `environment`, strings "NAME=VALUE" up to a null pointer, which must outlive what is
-  /// read. False, with a text that names the variable, its value and what would be right, if a
-  /// value can't be used or a name with the prefix is unknown: a misspelt setting must not pass
-  /// unseen.
-  bool read(const char* const* environment, ErrorText& error);
-
-  /// Whether handles of `program` are to have no descriptor to select on: it waits on that before
-  /// each packet, and does without if there is none.
-  bool hides_descriptor_from(const char* program) const;
+  /// Reads what `environment` has, strings "NAME=VALUE" up to a null pointer, for a program called
+  /// `program`. False, with a text that names the variable, its value and what would be right, if
+  /// a value can't be used. PCAPV3_PORTS, PCAPV3_STATS and PCAPV3_DEBUG are for find_setting() at
+  /// the moment when they are wanted.
+  bool read(const char* const* environment, const char* program, ErrorText& error);
 };
 
-/// Whether PCAPV3=off asks for stock libpcap. Any other value is left for Settings::read to judge.
+/// The value of a setting, in `environment`; null if it is not set, or to nothing, which is as
+/// good.
+const char* find_setting(const char* const* environment, const char* name);
+
+/// The next entry whose name begins as settings' do and is none; null if there are no more.
+/// `environment` is moved on. What a container platform tells of a service called "pcapv3" is
+/// passed over.
+const char* next_unknown(const char* const*& environment);
+
+/// Whether PCAPV3 asks for stock libpcap. A value that means nothing is left for Settings::read to
+/// judge.
 bool switched_off();
 
 /// The environment settings are read from: empty in secure-execution mode (secure_getenv(3)), where

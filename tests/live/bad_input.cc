@@ -3,11 +3,15 @@
 // nothing left open. Run in a namespace of its own, where it makes and removes interfaces. Leaves
 // right use to api_live.cc.
 #include <grp.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <climits>
+#include <fstream>
 #include <initializer_list>
+#include <iterator>
 #include <string_view>
+#include <utility>
 
 #include "capture.h"
 #include "frames.h"
@@ -329,7 +333,7 @@ void check_refused(const char* name, std::initializer_list<const char*> values) 
   CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);
 }
 
-void setting_switch() { check_refused("PCAPV3", {"banana", "OFF", "0"}); }
+void setting_switch() { check_refused("PCAPV3", {"banana", "OFF", "2"}); }
 void setting_buffer() {
   check_refused("PCAPV3_BUFFER", {"banana", "0", "-1", "64Q", "64 M", "10000000000000G"});
 }
@@ -337,7 +341,98 @@ void setting_block() { check_refused("PCAPV3_BLOCK", {"1000", "0", "x"}); }
 void setting_retire() { check_refused("PCAPV3_RETIRE", {"-1", "x", "0", "99999999999"}); }
 void setting_stats() { check_refused("PCAPV3_STATS", {"/nonexistent/dir/file"}); }
 void setting_debug() { check_refused("PCAPV3_DEBUG", {"/nonexistent/dir/file"}); }
-void setting_unknown() { check_refused("PCAPV3_BUFER", {"1"}); }
+
+// What stands in `file`.
+std::string read_file(const std::string& file) {
+  std::ifstream in(file);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Names that are no settings stop no capture. One that can be meant as a setting is told; what a
+// container platform sets for a service called "pcapv3" is not.
+void setting_unknown() {
+  const std::string log = "debug-" + std::to_string(getpid());
+  setenv("PCAPV3_DEBUG", log.c_str(), 1);
+  const std::pair<const char*, const char*> links[] = {
+      {"PCAPV3_SERVICE_HOST", "10.0.0.1"},         {"PCAPV3_SERVICE_PORT", "80"},
+      {"PCAPV3_SERVICE_PORT_HTTP", "80"},          {"PCAPV3_PORT", "tcp://10.0.0.1:80"},
+      {"PCAPV3_PORT_80_TCP", "tcp://10.0.0.1:80"}, {"PCAPV3_PORT_80_TCP_ADDR", "10.0.0.1"},
+  };
+  for (const auto& [name, value] : links) setenv(name, value, 1);
+  setenv("PCAPV3_BUFER", "64M", 1);
+  const Handle handle = open_capture({});
+  const std::string told = read_file(log);
+  unlink(log.c_str());
+  CHECK(told.find("see0: PCAPV3_BUFER=64M: there is no such setting") != std::string::npos, "%s",
+        told.c_str());
+  for (const auto& [name, value] : links) {
+    CHECK(told.find(name) == std::string::npos, "%s: %s", name, told.c_str());
+  }
+}
+
+// To list devices is not to capture: settings that a capture fails by do not matter.
+void setting_and_devices() {
+  setenv("PCAPV3_BUFFER", "banana", 1);
+  setenv("PCAPV3_SERVICE_HOST", "10.0.0.1", 1);
+  setenv("PCAPV3", "banana", 1);
+  char error[PCAP_ERRBUF_SIZE] = "";
+  pcap_if_t* devices = nullptr;
+  CHECK(pcap_findalldevs(&devices, error) == 0, "%s", error);
+  CHECK(devices != nullptr, "no devices");
+  pcap_freealldevs(devices);
+}
+
+// What the program's environment held when a handle was activated may be gone afterwards: here,
+// when a port of the handle comes back, wants to join its group again, and is refused, which the
+// debug log tells with the setting as it was written.
+void setting_unmapped() {
+  constexpr std::size_t kBytes = 4096;
+  const std::string log = "debug-" + std::to_string(getpid());
+  const std::string debug = "PCAPV3_DEBUG=" + log;
+  std::vector<void*> pages;
+  for (const char* entry : {"PCAPV3_FANOUT=7:lb", "PCAPV3_BUFFER=8M", "PCAPV3_BLOCKING=nobody",
+                            debug.c_str(), "PCAPV3_STATS=/dev/null"}) {
+    void* page = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(page != MAP_FAILED, "mmap: %s", std::strerror(errno));
+    std::snprintf(static_cast<char*>(page), kBytes, "%s", entry);
+    putenv(static_cast<char*>(page));
+    pages.push_back(page);
+  }
+  make_pair();
+  const Handle handle = open_capture({.device = "near0,see0"});
+  set_nonblock(handle.get());
+  for (void* page : pages) {
+    const std::string entry = static_cast<char*>(page);
+    unsetenv(entry.substr(0, entry.find('=')).c_str());
+    munmap(page, kBytes);
+  }
+
+  ip("link delete near0");
+  make_pair();
+  setenv("PCAPV3_FANOUT", "7:hash", 1);
+  Handle other = open_capture({.device = "near0"});
+  Packets packets;
+  const auto read_until = [&](auto&& done) {
+    while (!done()) {
+      Sender("far0").send(0, 1);
+      pollfd ready = {.fd = pcap_get_selectable_fd(handle.get()), .events = POLLIN, .revents = 0};
+      poll(&ready, 1, 20);
+      const int taken = pcap_dispatch(handle.get(), -1, keep, user(packets));
+      CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(handle.get()));
+    }
+  };
+  read_until([&] {
+    return read_file(log).find("PCAPV3_FANOUT=7:lb: group 7 on near0 has members of another") !=
+           std::string::npos;
+  });
+  CHECK(packets.empty(), "%zu packets without a group", packets.size());
+  other.reset();
+  ip("link delete near0");
+  make_pair();
+  read_until([&] { return !packets.empty(); });
+  unlink(log.c_str());
+}
+
 void setting_too_much() {
   // Refused before the kernel is asked: it would end other processes for want of memory.
   check_refused("PCAPV3_BUFFER", {"100T", "255T"});
@@ -370,7 +465,9 @@ constexpr Test kSettings[] = {
     {"PCAPV3_RETIRE that can't be used", setting_retire},
     {"PCAPV3_STATS that can't be written", setting_stats},
     {"PCAPV3_DEBUG that can't be written", setting_debug},
-    {"a setting that there is not", setting_unknown},
+    {"a setting that there is not, and service links", setting_unknown},
+    {"devices are listed whatever is set", setting_and_devices},
+    {"settings whose memory is unmapped", setting_unmapped},
 };
 
 }  // namespace

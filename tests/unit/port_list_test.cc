@@ -50,27 +50,37 @@ TEST_CASE("a list holds 64 ports and no more") {
   CHECK(refused(list + ",p64") == "p64: a list has 64 ports at most");
 }
 
-TEST_CASE("the lists of PCAPV3_PORTS come one after the other") {
+TEST_CASE("the lists of PCAPV3_PORTS are found by their number") {
   setenv("PCAPV3_PORTS", "eth1,eth2;eth3,eth4,eth5;", 1);
   pcapv3_port_names names;
   char list[64];
   char error[PCAP_ERRBUF_SIZE] = "";
-  const char* at = nullptr;
-  REQUIRE(next_listed(at, names, list, sizeof(list), error) == 1);
+  REQUIRE(find_listed(0, names, list, sizeof(list), error) == 1);
   CHECK(std::string(list) == "eth1,eth2");
-  REQUIRE(next_listed(at, names, list, sizeof(list), error) == 1);
+  REQUIRE(find_listed(1, names, list, sizeof(list), error) == 1);
   CHECK(std::string(list) == "eth3,eth4,eth5");
   CHECK(names.count == 3);
-  CHECK(next_listed(at, names, list, sizeof(list), error) == 0);
+  CHECK(find_listed(2, names, list, sizeof(list), error) == 0);
+  CHECK(find_listed(3, names, list, sizeof(list), error) == 0);
 
   setenv("PCAPV3_PORTS", "eth1", 1);
-  at = nullptr;
-  CHECK(next_listed(at, names, list, sizeof(list), error) == -1);
+  CHECK(find_listed(0, names, list, sizeof(list), error) == -1);
   CHECK(std::string(error) == "PCAPV3_PORTS: eth1: a list has two ports at least");
 
   unsetenv("PCAPV3_PORTS");
-  at = nullptr;
-  CHECK(next_listed(at, names, list, sizeof(list), error) == 0);
+  CHECK(find_listed(0, names, list, sizeof(list), error) == 0);
+}
+
+TEST_CASE("to list devices, no other setting is looked at") {
+  setenv("PCAPV3_BUFFER", "banana", 1);
+  setenv("PCAPV3_PORTS", "eth1,eth2", 1);
+  pcapv3_port_names names;
+  char list[64];
+  char error[PCAP_ERRBUF_SIZE] = "";
+  CHECK(find_listed(0, names, list, sizeof(list), error) == 1);
+  CHECK(std::string(error).empty());
+  unsetenv("PCAPV3_BUFFER");
+  unsetenv("PCAPV3_PORTS");
 }
 
 }  // namespace pcapv3
