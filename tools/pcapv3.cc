@@ -284,6 +284,19 @@ void require_capture_child(const fs::path& program, const ElfW(Ehdr) & library) 
                       library);
 }
 
+// What is preloaded besides: a library beside ours that has nothing in it but needs the names that
+// ours has not got as its soname, such as libpcap.so, and finds them as links to ours. The dynamic
+// loader knows ours by these names from then on (glibc's elf/dl-load.c: _dl_map_object_from_fd adds
+// the name to what it has from the same file), so that a program that loads libpcap by one of them
+// gets no other one. None if it is not there.
+std::optional<fs::path> find_names(const fs::path& library) {
+  const fs::path folder = library.parent_path() / "names";
+  std::error_code ignored;
+  if (!fs::equivalent(folder / "libpcap.so", library, ignored)) return std::nullopt;
+  const fs::path names = folder / "pcapv3-names.so";
+  return fs::is_regular_file(names, ignored) ? std::optional<fs::path>(names) : std::nullopt;
+}
+
 // Has the dynamic loader preload the library into the program that these words run. Returns what to
 // give to execvp: the very file that was tested; or the name, for execvp to say what is wrong with
 // it.
@@ -305,9 +318,11 @@ std::string prepare(char** arguments) {
     require_capture_child(*program, *library_elf);
   }
 
-  const char* others = std::getenv("LD_PRELOAD");
-  const std::string preload =
-      library.string() + (others && *others ? ":" : "") + (others ? others : "");
+  std::string preload = library.string();
+  if (const std::optional<fs::path> names = find_names(library)) preload += ":" + names->string();
+  if (const char* others = std::getenv("LD_PRELOAD"); others && *others) {
+    preload += std::string(":") + others;
+  }
   if (setenv("LD_PRELOAD", preload.c_str(), 1) != 0) {
     throw Failure(kExitRefused, std::string("can't set LD_PRELOAD: ") + std::strerror(errno));
   }
