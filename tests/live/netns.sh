@@ -42,8 +42,19 @@ why_no_live_tests() {
     echo "needs root, to make network namespaces"
   elif ! command -v ip >/dev/null; then
     echo "needs ip (package iproute2)"
+  elif [[ ! -e /proc/self/ns/net ]]; then
+    echo "needs /proc to be mounted"
   elif ! ip netns add "$NS_PLAY" 2>"$WORKDIR/why"; then
     echo "can't make a network namespace: $(<"$WORKDIR/why")"
+  elif ! ip netns exec "$NS_PLAY" true 2>"$WORKDIR/why"; then
+    ip netns delete "$NS_PLAY"
+    # iproute2's lib/namespace.c: netns_switch
+    case $(<"$WORKDIR/why") in
+      *make-rslave*) echo "ip netns exec needs a root folder that is a mount point, which that of a" \
+        "chroot is not: mount --bind it on itself, before chroot" ;;
+      */sys*) echo "ip netns exec needs a folder /sys" ;;
+      *) echo "can't run a program in a network namespace: $(<"$WORKDIR/why")" ;;
+    esac
   else
     ip netns delete "$NS_PLAY"
     return 1
@@ -140,8 +151,14 @@ start_tcpdump() {
 
 says_listening() { is_gone "$1" || grep -q 'listening on' "$2"; }
 
-# The libpcap files that a process has mapped, one a line.
-mapped_libpcap() { grep -o '/.*/libpcap[^/]*$' "/proc/$1/maps" | sort -u; }
+# The libpcap files that a process has mapped, one a line, as that process knows them: in a chroot,
+# /proc tells where they are for its mount namespace, which ip netns exec has made.
+mapped_libpcap() {
+  local root file
+  root=$(readlink "/proc/$1/root")
+  grep -o '/.*/libpcap[^/]*$' "/proc/$1/maps" | sort -u |
+    while read -r file; do echo "${file#"${root%/}"}"; done
+}
 
 # The distribution's libpcap, which its tcpdump links; a library with the same soname as ours.
 stock_library() {
