@@ -102,7 +102,7 @@ std::uint64_t free_memory() {
     std::fclose(file);
   }
   if (kib != 0) return std::uint64_t{kib} * 1024;
-  // Without /proc: what is wholly free, which is less.
+  // Without /proc: what is wholly free, without what could be made free.
   struct sysinfo info {};
   return sysinfo(&info) == 0 ? std::uint64_t{info.freeram} * info.mem_unit : 0;
 }

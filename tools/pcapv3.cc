@@ -12,6 +12,7 @@
 #include <link.h>
 #include <linux/capability.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -100,12 +101,24 @@ void print(std::string_view text) {
   }
 }
 
+// The launcher's own folder; empty if it can't be told.
+fs::path own_folder() {
+  std::error_code ignored;
+  fs::path self = fs::read_symlink("/proc/self/exe", ignored);
+  if (self.empty()) {
+    // Without /proc: the path that execve(2) was given, which the kernel hands on (fs/binfmt_elf.c:
+    // create_elf_tables).
+    const unsigned long path = getauxval(AT_EXECFN);
+    if (path != 0) self = fs::canonical(reinterpret_cast<const char*>(path), ignored);
+  }
+  return self.parent_path();
+}
+
 // The library beside the launcher is that of a build tree; the other one is installed.
 fs::path find_library() {
   std::error_code ignored;
   std::string looked;
-  for (const fs::path& folder :
-       {fs::read_symlink("/proc/self/exe", ignored).parent_path(), fs::path(PCAPV3_LIBDIR)}) {
+  for (const fs::path& folder : {own_folder(), fs::path(PCAPV3_LIBDIR)}) {
     if (folder.empty()) continue;
     fs::path library = folder / PCAPV3_SONAME;
     if (fs::is_regular_file(library, ignored)) return library;

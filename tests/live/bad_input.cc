@@ -3,7 +3,9 @@
 // nothing left open. Run in a namespace of its own, where it makes and removes interfaces. Leaves
 // right use to api_live.cc.
 #include <grp.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 
 #include <atomic>
 #include <climits>
@@ -438,6 +440,20 @@ void setting_too_much() {
   check_refused("PCAPV3_BUFFER", {"100T", "255T"});
 }
 
+// Nor where the kernel's file about memory is not to be had.
+void setting_too_much_without_proc() {
+  CHECK(unshare(CLONE_NEWNS) == 0 &&
+            mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+            umount2("/proc", MNT_DETACH) == 0,
+        "%s", std::strerror(errno));
+  const Handle handle = create();
+  setenv("PCAPV3_BUFFER", "100T", 1);
+  const int status = pcap_activate(handle.get());
+  CHECK(status == PCAP_ERROR, "status %d", status);
+  CHECK(std::strstr(pcap_geterr(handle.get()), "half of the free memory") != nullptr, "%s",
+        pcap_geterr(handle.get()));
+}
+
 constexpr Test kTests[] = {
     {"no such interface", no_such_interface},
     {"names that no interface can have", impossible_names},
@@ -461,6 +477,7 @@ constexpr Test kSettings[] = {
     {"PCAPV3 that can't be used", setting_switch},
     {"PCAPV3_BUFFER that can't be used", setting_buffer},
     {"PCAPV3_BUFFER that memory can't hold", setting_too_much},
+    {"PCAPV3_BUFFER that memory can't hold, without /proc", setting_too_much_without_proc},
     {"PCAPV3_BLOCK that can't be used", setting_block},
     {"PCAPV3_RETIRE that can't be used", setting_retire},
     {"PCAPV3_STATS that can't be written", setting_stats},
