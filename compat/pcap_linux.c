@@ -8,7 +8,8 @@
  *
  *   - PACKET_RX_RING, mmap and munmap: the module makes, maps and unmaps the ring, in the shape it
  *     wants. Stock code is told that shape, so that its own walks over the ring stay right.
- *   - SO_ATTACH_FILTER: no moment without packets when a filter is set.
+ *   - SO_ATTACH_FILTER: no moment without packets when a filter is set, and no failure because the
+ *     interface has been down.
  *   - fan-out: the socket lets nothing in until it has joined its group.
  *   - PACKET_STATISTICS: asked for with the third counter that V3 has.
  *   - reading packets: the module's.
@@ -132,9 +133,12 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
   if (p != NULL && has_ring(joined(p)) && level == SOL_SOCKET && name == SO_ATTACH_FILTER &&
       value == &total_fcode) {
     /* set_kernel_filter() keeps all packets out for a moment, so that it can empty the socket's
-     * queue before the new filter. A ring has no use for that, its blocks from before are filtered
-     * by the reader, and the packets of that moment would be lost. */
-    return 0;
+     * queue before the new filter. A ring has no use for that: its blocks from before are filtered
+     * by the reader, and the packets of that moment would be lost. Where it can't, it goes on
+     * without. Otherwise it reads from the socket, and gives up if an error is pending there, such
+     * as that the interface was down for a while, which is the next read's to see. */
+    errno = ENOPROTOOPT;
+    return -1;
   }
   if (fd >= 0 && second_socket(p) >= 0 && fd == p->fd && level == SOL_SOCKET &&
       (name == SO_ATTACH_FILTER || name == SO_DETACH_FILTER) &&
