@@ -388,12 +388,24 @@ static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) 
 }
 
 static int port_setfilter(pcap_t* p, struct bpf_program* filter) {
-  /* Stock code counts from here the blocks that the kernel filled with the old filter on. */
-  p->offset = (int)pcapv3_block_index(joined(p)->port);
+  struct pcap_linux* stock = &joined(p)->stock;
   /* Which stock code leaves as it was if the new filter can't run in the kernel, so that it would
    * be forgotten after so many blocks. */
-  joined(p)->stock.blocks_to_filter_in_userland = 0;
+  stock->blocks_to_filter_in_userland = 0;
+  /* Stock code counts the blocks that the kernel may have filled with the old filter on by what it
+   * has not: it looks at one after the other. Of 64 or 1000 that takes longer than all else here
+   * where no page of them has been touched yet. So it sees one only, and they are counted from the
+   * other side: those that have been handed over, the one that is being filled and, as there, one
+   * more if packets are coming, since one can have passed the old filter and be stored behind
+   * these. */
+  p->offset = 0;
+  p->cc = 1;
   const int status = pcap_setfilter_linux(p, filter);
+  p->cc = (int)pcapv3_block_count(joined(p)->port);
+  if (stock->blocks_to_filter_in_userland != 0) {
+    const int unfinished = (int)pcapv3_unfinished_blocks(joined(p)->port);
+    stock->blocks_to_filter_in_userland = unfinished > 1 ? unfinished + 1 : 1;
+  }
   pcapv3_filter_set(joined(p)->port);
   return status;
 }

@@ -68,7 +68,7 @@ const char* pcapv3_error(const pcapv3_port* port) { return port->error(); }
 void* pcapv3_ring_base(const pcapv3_port* port) { return port->ring().base(); }
 unsigned pcapv3_block_count(const pcapv3_port* port) { return port->ring().geometry().block_count; }
 unsigned pcapv3_block_bytes(const pcapv3_port* port) { return port->ring().geometry().block_bytes; }
-unsigned pcapv3_block_index(const pcapv3_port* port) { return port->block_index(); }
+unsigned pcapv3_unfinished_blocks(const pcapv3_port* port) { return port->unfinished_blocks(); }
 void pcapv3_refresh(pcapv3_port* port) { port->refresh(); }
 void pcapv3_filter_set(pcapv3_port* port) { port->filter_set(); }
 int pcapv3_can_lend(const pcapv3_port* port) { return port->can_lend() ? 1 : 0; }

@@ -123,8 +123,8 @@ const char* pcapv3_error(const struct pcapv3_port* port);
 void* pcapv3_ring_base(const struct pcapv3_port* port);
 unsigned pcapv3_block_count(const struct pcapv3_port* port);
 unsigned pcapv3_block_bytes(const struct pcapv3_port* port);
-/* The block that is being read or will be next. */
-unsigned pcapv3_block_index(const struct pcapv3_port* port);
+/* How many blocks hold packets that have not been read, with the one that the kernel is filling. */
+unsigned pcapv3_unfinished_blocks(const struct pcapv3_port* port);
 
 /* Looks at the handle again: after activation, and after everything that changes a
  * struct pcapv3_linux_view. */

@@ -73,7 +73,7 @@ struct pcapv3_port {
   void filter_set();
   void say_stock(const char* why);
   const pcapv3::Ring& ring() const { return ring_; }
-  unsigned block_index() const { return source_.index(); }
+  unsigned unfinished_blocks() const { return source_.handed_over() + 1; }
   const char* error() const { return error_.c_str(); }
 
   bool hides_descriptor() const { return settings_.hides_descriptor; }

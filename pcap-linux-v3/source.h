@@ -135,7 +135,7 @@ class Source {
   };
   Mark mark() const {
     Mark mark;
-    while (mark.blocks < block_count() && is_new(index(mark.blocks))) ++mark.blocks;
+    mark.blocks = handed_over();
     if (mark.blocks == block_count()) return mark;  // nothing is being filled
     const unsigned at = index(mark.blocks);
     // One that the kernel has not opened anew, because the ring was full, has its old number.
@@ -188,10 +188,15 @@ class Source {
   /// Whether the block before that is such a one.
   bool is_part_before(unsigned ahead) const { return part_ != 0 && part_ahead_ + 1 == ahead; }
 
-  /// The number of the block that the kernel is filling, or will when there is room.
-  std::uint64_t filling() const {
+  /// How many blocks the kernel has handed over that are not given back.
+  unsigned handed_over() const {
     unsigned ahead = 0;
     while (ahead < block_count() && is_new(index(ahead))) ++ahead;
+    return ahead;
+  }
+  /// The number of the block that the kernel is filling, or will when there is room.
+  std::uint64_t filling() const {
+    const unsigned ahead = handed_over();
     return number(index(ahead == 0 ? block_count() - 1 : ahead - 1)) + 1;
   }
 
