@@ -57,17 +57,30 @@ static int create_port(pcap_t* p, unsigned i, char* error) {
 
 /* A signal handler that comes meanwhile finds the port whole, or not at all. */
 static void close_port(pcap_t* p, unsigned i) {
-  struct aggregate* a = of(p);
-  pcap_t* port = a->ports[i];
+  pcap_t* port = of(p)->ports[i];
   if (port == NULL) return;
-  a->ports[i] = NULL;
+  of(p)->ports[i] = NULL;
   atomic_signal_fence(memory_order_seq_cst);
-  if (a->module != NULL) pcapv3_aggregate_remove(a->module, i);
   pcap_close(port);
 }
 
 static void close_ports(pcap_t* p) {
   for (unsigned i = 0; i < of(p)->names.count; ++i) close_port(p, i);
+}
+
+/* Has the module read the ports that are open now, in place of those that it had or as the first.
+ * 0, or an error with its text, and then it has what it had. */
+static int replace_ports(pcap_t* p) {
+  struct aggregate* a = of(p);
+  struct pcapv3_port* ports[PCAPV3_MOST_PORTS];
+  int sockets[PCAPV3_MOST_PORTS];
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    ports[i] = pcapv3_member_port(a->ports[i]);
+    sockets[i] = pcap_fileno(a->ports[i]);
+  }
+  if (pcapv3_aggregate_replace(a->module, a->names.count, ports, sockets)) return 0;
+  snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_aggregate_error(a->module));
+  return PCAP_ERROR;
 }
 
 /* Opens a port with what the program has set. A status of pcap_activate(3PCAP); below 0 the port is
@@ -98,11 +111,6 @@ static int activate_port(pcap_t* p, unsigned i) {
     set_error(p, name, text[0] != '\0' ? text : pcap_statustostr(status));
     /* Programs show the text of this one only. */
     if (status == PCAP_ERROR_IFACE_NOT_UP) status = PCAP_ERROR;
-  }
-  if (status >= 0 &&
-      !pcapv3_aggregate_add(a->module, i, pcapv3_member_port(port), pcap_fileno(port))) {
-    snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_aggregate_error(a->module));
-    status = PCAP_ERROR;
   }
   if (status < 0) close_port(p, i);
   return status;
@@ -203,76 +211,93 @@ static int aggregate_inject(pcap_t* p, const void* bytes, int size) {
   return PCAP_ERROR;
 }
 
+/* What a program sets holds for all ports or, if it can't be set on one, for none: those that had
+ * got it already get back what they had. */
+
 static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
   struct aggregate* a = of(p);
-  if (INSTALL_FILTER(p, filter) != 0) return PCAP_ERROR;
+  struct bpf_program before = p->fcode;
+  memset(&p->fcode, 0, sizeof(p->fcode)); /* which would be freed */
+  int status = INSTALL_FILTER(p, filter) != 0 ? PCAP_ERROR : 0;
+  for (unsigned i = 0; i < a->names.count && status == 0; ++i) {
+    if (pcap_setfilter(a->ports[i], &p->fcode) == 0) continue;
+    set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
+    for (unsigned j = 0; j <= i; ++j) pcapv3_member_restore_filter(a->ports[j], &before);
+    status = PCAP_ERROR;
+  }
+  if (status == 0) {
+    pcap_freecode(&before);
+  } else {
+    pcap_freecode(&p->fcode);
+    p->fcode = before;
+  }
+  return status;
+}
+
+static int set_directions(pcap_t* p, pcap_direction_t direction) {
+  struct aggregate* a = of(p);
   for (unsigned i = 0; i < a->names.count; ++i) {
-    if (pcap_setfilter(a->ports[i], &p->fcode) != 0) {
-      set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
-      return PCAP_ERROR;
-    }
+    if (pcap_setdirection(a->ports[i], direction) == 0) continue;
+    set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
+    for (unsigned j = 0; j <= i; ++j) (void)pcap_setdirection(a->ports[j], p->direction);
+    return PCAP_ERROR;
   }
   return 0;
 }
 
 static int aggregate_setdirection(pcap_t* p, pcap_direction_t direction) {
-  struct aggregate* a = of(p);
-  for (unsigned i = 0; i < a->names.count; ++i) {
-    if (pcap_setdirection(a->ports[i], direction) != 0) {
-      set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
-      return PCAP_ERROR;
-    }
-  }
+  if (set_directions(p, direction) != 0) return PCAP_ERROR;
   p->direction = direction;
   return 0;
 }
 
-/* Opens all ports anew, cooked or not. If that fails, those that there were are kept. */
-static int change_ports(pcap_t* p, int cooked) {
+static int set_link_types(pcap_t* p, int link_type) {
+  struct aggregate* a = of(p);
+  int before[PCAPV3_MOST_PORTS];
+  for (unsigned i = 0; i < a->names.count; ++i) {
+    before[i] = pcap_datalink(a->ports[i]);
+    if (before[i] == link_type || pcap_set_datalink(a->ports[i], link_type) == 0) continue;
+    set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
+    for (unsigned j = 0; j < i; ++j) (void)pcap_set_datalink(a->ports[j], before[j]);
+    return PCAP_ERROR;
+  }
+  return 0;
+}
+
+/* Opens all ports anew, cooked or not, for packets of `link_type`. If that fails, those that there
+ * were stay. */
+static int change_ports(pcap_t* p, int cooked, int link_type) {
   struct aggregate* a = of(p);
   pcap_t* before[PCAPV3_MOST_PORTS];
   const int cooked_before = a->cooked;
   memcpy(before, a->ports, sizeof(before));
   memset(a->ports, 0, sizeof(a->ports));
-  for (unsigned i = 0; i < a->names.count; ++i) pcapv3_aggregate_remove(a->module, i);
-  const int status = activate_ports(p, cooked);
-  if (status < 0) {
+  if (activate_ports(p, cooked) < 0 || set_directions(p, p->direction) != 0 ||
+      set_link_types(p, link_type) != 0 || replace_ports(p) != 0) {
+    close_ports(p);
     memcpy(a->ports, before, sizeof(before));
     a->cooked = cooked_before;
+    return PCAP_ERROR;
   }
-  for (unsigned i = 0; i < a->names.count; ++i) {
-    if (status >= 0) {
-      pcap_close(before[i]);
-    } else {
-      (void)pcapv3_aggregate_add(a->module, i, pcapv3_member_port(before[i]),
-                                 pcap_fileno(before[i]));
-    }
-  }
-  return status;
+  for (unsigned i = 0; i < a->names.count; ++i) pcap_close(before[i]);
+  mirror(p);
+  return 0;
 }
 
 /* Changes between the interfaces' own link type and LINUX_SLL2 open the ports anew. */
 static int aggregate_set_datalink(pcap_t* p, int link_type) {
   struct aggregate* a = of(p);
   const int cooked = link_type == DLT_LINUX_SLL2;
-  if (cooked != a->cooked) {
-    if (p->fcode.bf_insns != NULL || pcapv3_aggregate_has_read(a->module)) {
-      snprintf(p->errbuf, sizeof(p->errbuf),
-               "%s: the link type has to be chosen before a filter is set and packets are read",
-               p->opt.device);
-      return PCAP_ERROR;
-    }
-    if (change_ports(p, cooked) < 0) return PCAP_ERROR;
-    if (aggregate_setdirection(p, p->direction) != 0) return PCAP_ERROR;
-    mirror(p);
+  if (cooked == a->cooked) {
+    return set_link_types(p, link_type);
   }
-  for (unsigned i = 0; i < a->names.count; ++i) {
-    if (pcap_datalink(a->ports[i]) != link_type && pcap_set_datalink(a->ports[i], link_type) != 0) {
-      set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
-      return PCAP_ERROR;
-    }
+  if (p->fcode.bf_insns != NULL || pcapv3_aggregate_has_read(a->module)) {
+    snprintf(p->errbuf, sizeof(p->errbuf),
+             "%s: the link type has to be chosen before a filter is set and packets are read",
+             p->opt.device);
+    return PCAP_ERROR;
   }
-  return 0;
+  return change_ports(p, cooked, link_type);
 }
 
 static int aggregate_getnonblock(pcap_t* p) { return of(p)->nonblocking; }
@@ -333,6 +358,9 @@ static int no_set_number(pcap_t* p, int number) {
 static void close_all(pcap_t* p) {
   struct aggregate* a = of(p);
   struct pcapv3_aggregate* module = a->module;
+  for (unsigned i = 0; i < a->names.count && a->module != NULL; ++i) {
+    pcapv3_aggregate_remove(a->module, i);
+  }
   close_ports(p);
   a->module = NULL;
   atomic_signal_fence(memory_order_seq_cst);
@@ -381,6 +409,7 @@ static int aggregate_activate(pcap_t* p) {
     status = activate_ports(p, 1);
   }
   if (status < 0) return fail(p, status);
+  if (replace_ports(p) != 0) return fail(p, PCAP_ERROR);
   mirror(p);
   if (list_link_types(p) != 0) {
     snprintf(p->errbuf, sizeof(p->errbuf), "no memory for a list of link types");

@@ -22,6 +22,11 @@ void pcapv3_member_prepare(pcap_t* member, int cooked, unsigned most_retire_ms);
 /* The port of an activated handle. */
 struct pcapv3_port* pcapv3_member_port(pcap_t* member);
 
+/* Has it filter by `filter` again, or not at all if that is empty, after another filter was set or
+ * could not be set. What the kernel refuses now it has refused before, so that it has the old one
+ * still. */
+void pcapv3_member_restore_filter(pcap_t* member, struct bpf_program* filter);
+
 /* Whether its interface is there no more. Clears the socket's error. */
 int pcapv3_member_is_gone(pcap_t* member);
 

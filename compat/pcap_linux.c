@@ -741,6 +741,18 @@ struct pcapv3_port* pcapv3_member_port(pcap_t* p) {
   return joined(p)->port;
 }
 
+void pcapv3_member_restore_filter(pcap_t* p, struct bpf_program* filter) {
+  if (filter->bf_insns != NULL) {
+    (void)pcap_setfilter(p, filter);
+    return;
+  }
+  (void)reset_kernel_filter(p);
+  pcap_freecode(&p->fcode);
+  joined(p)->stock.filter_in_userland = 0;
+  joined(p)->stock.blocks_to_filter_in_userland = 0;
+  pcapv3_refresh(joined(p)->port);
+}
+
 /* ---- Blocks (blocks.h) ---- */
 
 int pcapv3_has_port(pcap_t* p) { return p->read_op == port_read; }

@@ -69,7 +69,47 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
     merge_.remove(index);
     return error_.set("can't wait for %s: %s", port.device(), std::strerror(errno));
   }
-  const pcapv3::Geometry& geometry = port.ring().geometry();
+  take_in(index, port, socket);
+  return frames() == nullptr || add_frames();
+}
+
+bool pcapv3_aggregate::replace(unsigned count, pcapv3_port* const* ports, const int* sockets) {
+  if (count_ == 0) {
+    for (unsigned i = 0; i < count; ++i) {
+      if (!add(i, *ports[i], sockets[i])) return false;
+    }
+    return true;
+  }
+  // First what can fail.
+  for (unsigned i = 0; i < count; ++i) {
+    if (wait_.add(i, sockets[i])) continue;
+    error_.set("can't wait for %s: %s", ports[i]->device(), std::strerror(errno));
+    while (i-- > 0) wait_.remove(sockets[i]);
+    return false;
+  }
+  for (unsigned i = 0; i < count; ++i) {
+    wait_.remove(sockets_[i]);
+    ports_[i]->leave();
+    merge_.remove(i);
+    // Can't fail: it has had the memory before.
+    (void)merge_.add(i, ports[i]->source(), ports[i]->counters(), ports[i]->plan().judge);
+    take_in(i, *ports[i], sockets[i]);
+  }
+  return true;
+}
+
+/// What can't fail, of a port that is merged and waited for.
+void pcapv3_aggregate::take_in(unsigned index, pcapv3_port& port, int socket) {
+  ports_[index] = &port;
+  sockets_[index] = socket;
+  count_ = std::max(count_, index + 1);
+  note_ring(port.ring().geometry());
+  port.join(*this);
+  follow_ports();
+}
+
+/// A port's ring, which decides how long others can be kept waiting.
+void pcapv3_aggregate::note_ring(const pcapv3::Geometry& geometry) {
   if (settings_.window_ms == 0) {
     // A ring of few blocks has a longer timeout than was asked for (geometry.cc).
     window_ns_ =
@@ -81,12 +121,6 @@ bool pcapv3_aggregate::add(unsigned index, pcapv3_port& port, int socket) {
   const std::uint64_t retire_ns = std::min(geometry.retire_ms, kMostRetireMs) * kNsPerMs;
   pause_.add(geometry.ring_bytes(), geometry.block_count,
              std::min(retire_ns * 15 / 8, window_ns_ * 3 / 5));
-  ports_[index] = &port;
-  sockets_[index] = socket;
-  count_ = std::max(count_, index + 1);
-  port.join(*this);
-  follow_ports();
-  return frames() == nullptr || add_frames();
 }
 
 void pcapv3_aggregate::remove(unsigned index) {

@@ -50,7 +50,10 @@ struct pcapv3_aggregate {
 
   /// Takes port `index` in, before the first read. False, with a text.
   bool add(unsigned index, pcapv3_port& port, int socket);
-  /// Takes it out, before the first read or after the last.
+  /// Takes ports 0 to `count - 1` in, before the first read, in place of as many that there are, or
+  /// as the first. False, with a text, and then it has what it had.
+  bool replace(unsigned count, pcapv3_port* const* ports, const int* sockets);
+  /// Takes it out, after the last read. Leaves its socket where it is waited for.
   void remove(unsigned index);
   bool has_read() const { return has_read_; }
 
@@ -83,6 +86,8 @@ struct pcapv3_aggregate {
   pcapv3::FrameRing* frames() const {
     return lone_ && ports_[0] != nullptr ? ports_[0]->frames() : nullptr;
   }
+  void take_in(unsigned index, pcapv3_port& port, int socket);
+  void note_ring(const pcapv3::Geometry& geometry);
   bool add_frames();
   void drop_frames();
   void give_back_spent();

@@ -121,6 +121,10 @@ int pcapv3_aggregate_add(pcapv3_aggregate* aggregate, unsigned index, pcapv3_por
                          int socket) {
   return aggregate->add(index, *port, socket) ? 1 : 0;
 }
+int pcapv3_aggregate_replace(pcapv3_aggregate* aggregate, unsigned count, pcapv3_port* const* ports,
+                             const int* sockets) {
+  return aggregate->replace(count, ports, sockets) ? 1 : 0;
+}
 int pcapv3_aggregate_has_read(const pcapv3_aggregate* aggregate) {
   return aggregate->has_read() ? 1 : 0;
 }

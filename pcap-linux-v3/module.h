@@ -206,6 +206,10 @@ int pcapv3_aggregate_has_read(const struct pcapv3_aggregate* aggregate);
  * stays its handle's, which removes it before it goes; so does any that was not taken in. */
 int pcapv3_aggregate_add(struct pcapv3_aggregate* aggregate, unsigned index,
                          struct pcapv3_port* port, int socket);
+/* Takes in ports 0 to `count - 1`, before the first read, in place of as many that it has, or as
+ * the first. 0, with a text, if that fails: it has what it had. */
+int pcapv3_aggregate_replace(struct pcapv3_aggregate* aggregate, unsigned count,
+                             struct pcapv3_port* const* ports, const int* sockets);
 void pcapv3_aggregate_remove(struct pcapv3_aggregate* aggregate, unsigned index);
 
 /* Whether reads never wait, and whether one waits until it has a packet, however long. */
