@@ -123,10 +123,10 @@ void pcapv3_aggregate::note_ring(const pcapv3::Geometry& geometry) {
              std::min(retire_ns * 15 / 8, window_ns_ * 3 / 5));
 }
 
+// A forked process may read on by the same descriptors. So nothing is taken out of the set that
+// they wait on: what this process closes goes from there when the last one has closed it.
 void pcapv3_aggregate::remove(unsigned index) {
   if (ports_[index] == nullptr) return;
-  // A lone port goes with this, and a forked process may wait on the same descriptor still.
-  if (!lone_) wait_.remove(sockets_[index]);
   merge_.remove(index);
   ports_[index]->leave();
   ports_[index] = nullptr;

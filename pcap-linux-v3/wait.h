@@ -26,7 +26,8 @@ class Wait {
   bool open(ErrorText& error);
   /// Takes in the socket of port `port`, or tells why not by errno.
   bool add(unsigned port, int socket);
-  /// Takes it out, before it is closed: if a forked process has it too, closing does not.
+  /// Takes it out, of a handle that is read on with another one in its place. Else it is only
+  /// closed: the set is a forked process's too.
   void remove(int socket);
 
   /// Readable when an event is there that collect() has not taken. Ours to close.
