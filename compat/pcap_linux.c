@@ -595,13 +595,16 @@ static void port_cleanup(pcap_t* p) {
   pcapv3_wait_for_frames(second);
 }
 
-/* What stock code does with a ring that it has made (create_ring()), as far as it matters. */
+/* What stock code does with a ring that it has made (create_ring()), as far as it matters. The
+ * array of blocks that it walks (pcap_setfilter_linux()) is as long as its first ring: no later one
+ * has more blocks, though it may have fewer. */
 static void show_ring(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   const struct pcapv3_port* port = joined(p)->port;
   stock->mmapbuf = pcapv3_ring_base(port);
   /* create_ring() reckons in unsigned int; a ring can be larger than that. */
   stock->mmapbuflen = (size_t)pcapv3_block_bytes(port) * pcapv3_block_count(port);
+  p->cc = (int)pcapv3_block_count(port);
   for (unsigned i = 0; i < pcapv3_block_count(port); ++i) {
     RING_GET_FRAME_AT(p, i) = stock->mmapbuf + (size_t)i * pcapv3_block_bytes(port);
   }

@@ -676,6 +676,7 @@ bool pcapv3_aggregate::bind_again(unsigned index) {
     merge_.remove(index);
     // Can't fail: it has had the memory before.
     (void)merge_.add(index, port.source(), port.counters(), port.plan().judge);
+    note_ring(port.ring().geometry());
   }
   (void)wait_.add(index, sockets_[index]);
   return is_back;

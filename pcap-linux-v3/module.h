@@ -97,7 +97,8 @@ int pcapv3_join_fanout(struct pcapv3_port* port, int fd, int index, int loopback
 /*
  * Goes on with the socket `spare`, shut and bound to interface `index`, in place of the handle's
  * `fd`, which is that one's from then on: a new ring, the old filter, and a group. All packets have
- * been read. 0, or -1 with everything as it was, and the debug log told.
+ * been read. 0, or -1 with everything as it was, and the debug log told. The ring has as many
+ * blocks as the handle's first one, or fewer if memory is short.
  */
 int pcapv3_renew(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
 

@@ -143,7 +143,7 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
   sock_fprog filter = {BPF_MAXINSNS, code};
   pcapv3::Ring ring;
   if (!pcapv3::get_filter(fd, filter) || !pcapv3::copy_options(fd, spare) ||
-      !ring.create(spare, ring_.geometry(), flow_hash_)) {
+      !ring.create(spare, first_ring_, flow_hash_)) {
     debug_.line("%s: no other socket in its place: %s", device_, std::strerror(errno));
     return false;
   }
@@ -195,7 +195,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
     return -1;
   }
   source_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
-  const pcapv3::Geometry& got = ring_.geometry();
+  const pcapv3::Geometry& got = first_ring_ = ring_.geometry();
   // With blocks that are no further apart than a pause, packets come within two pauses.
   pause_.add(got.ring_bytes(), got.block_count,
              std::min(got.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);

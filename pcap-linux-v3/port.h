@@ -192,6 +192,7 @@ struct pcapv3_port {
   std::uint64_t filling_ = 0;    // as before_count() saw it
   std::uint64_t lost_from_ = 0;  // numbers of blocks that packets may be missing before
   std::uint64_t lost_to_ = 0;
+  pcapv3::Geometry first_ring_;  // as that was got
   bool flow_hash_ = false;
   std::uint64_t largest_packet_ = 0;
   std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
