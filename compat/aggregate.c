@@ -288,12 +288,17 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
 static int aggregate_set_datalink(pcap_t* p, int link_type) {
   struct aggregate* a = of(p);
   const int cooked = link_type == DLT_LINUX_SLL2;
-  if (cooked == a->cooked) {
-    return set_link_types(p, link_type);
-  }
+  if (cooked == a->cooked) return set_link_types(p, link_type);
   if (p->fcode.bf_insns != NULL || pcapv3_aggregate_has_read(a->module)) {
     snprintf(p->errbuf, sizeof(p->errbuf),
              "%s: the link type has to be chosen before a filter is set and packets are read",
+             p->opt.device);
+    return PCAP_ERROR;
+  }
+  if (pcapv3_member_is_elsewhere(a->ports[0])) {
+    snprintf(p->errbuf, sizeof(p->errbuf),
+             "%s: the link type can't be changed from another network namespace than it was opened "
+             "in",
              p->opt.device);
     return PCAP_ERROR;
   }

@@ -30,6 +30,10 @@ void pcapv3_member_restore_filter(pcap_t* member, struct bpf_program* filter);
 /* Whether its interface is there no more. Clears the socket's error. */
 int pcapv3_member_is_gone(pcap_t* member);
 
+/* Whether it is of another network namespace than the one that this thread is in, as far as the
+ * kernel tells. */
+int pcapv3_member_is_elsewhere(pcap_t* member);
+
 /* Goes on with another interface of the same name, and the same kind of frames; 0 if there is one.
  * The socket stays, with its ring, its filter and its counts. */
 int pcapv3_member_bind_again(pcap_t* member);

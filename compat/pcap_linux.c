@@ -25,14 +25,17 @@
 #include <config.h>
 #include <errno.h>
 #include <linux/if_packet.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,6 +46,14 @@
 #include "compat/savefile.h"
 #include "pcap-int.h"
 #include "pcap-linux-v3/module.h"
+
+/* What older kernel headers lack (asm-generic/socket.h of 5.14, linux/sockios.h of 4.10). */
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+#ifndef SIOCGSKNS
+#define SIOCGSKNS 0x894C
+#endif
 
 #ifdef PCAP_LINUX_V3_PCAPINT
 #define pcapint_create_interface pcapv3_stock_create_interface
@@ -457,8 +468,31 @@ static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u
   }
 }
 
+/* Whether two sockets are of one network namespace: 1 or 0, or -1 if the kernel does not tell. */
+static int share_namespace(int one, int other) {
+  uint64_t cookies[2];
+  socklen_t lengths[2] = {sizeof(cookies[0]), sizeof(cookies[1])};
+  if (getsockopt(one, SOL_SOCKET, SO_NETNS_COOKIE, &cookies[0], &lengths[0]) == 0 &&
+      getsockopt(other, SOL_SOCKET, SO_NETNS_COOKIE, &cookies[1], &lengths[1]) == 0) {
+    return cookies[0] == cookies[1];
+  }
+  /* Before 5.14, and only with CAP_NET_ADMIN (net/socket.c: sock_ioctl). */
+  const int spaces[2] = {ioctl(one, SIOCGSKNS), ioctl(other, SIOCGSKNS)};
+  struct stat files[2];
+  int same = -1;
+  if (spaces[0] >= 0 && spaces[1] >= 0 && fstat(spaces[0], &files[0]) == 0 &&
+      fstat(spaces[1], &files[1]) == 0) {
+    same = files[0].st_dev == files[1].st_dev && files[0].st_ino == files[1].st_ino;
+  }
+  for (int i = 0; i < 2; ++i) {
+    if (spaces[i] >= 0) (void)close(spaces[i]);
+  }
+  return same;
+}
+
 /* A socket in a group can't be bound again (af_packet.c: packet_do_bind), so that a port whose
- * interface comes back needs another one; by then there may be no privilege to open it. */
+ * interface comes back needs another one; by then there may be no privilege to open it. It is of
+ * the network namespace that the thread is in now: the handle's own, while that is activated. */
 static void open_spare(pcap_t* p) {
   const int type = joined(p)->stock.cooked ? SOCK_DGRAM : SOCK_RAW;
   const int fd = socket(PF_PACKET, type | SOCK_CLOEXEC, 0);
@@ -468,6 +502,13 @@ static void open_spare(pcap_t* p) {
 static void close_spare(pcap_t* p) {
   if (joined(p)->spare != 0) (void)close(joined(p)->spare);
   joined(p)->spare = 0;
+}
+
+/* Another one, by the thread that reads. */
+static void open_next_spare(pcap_t* p) {
+  open_spare(p);
+  if (joined(p)->spare == 0 || share_namespace(joined(p)->spare, p->fd) == 1) return;
+  close_spare(p); /* an interface with the same number there is another one */
 }
 
 /* ---- Immediate mode by two rings ---- */
@@ -778,6 +819,7 @@ int pcapv3_set_flow_hash(pcap_t* p, int flow_hash) {
 static int take_spare(pcap_t* p, int index) {
   struct pcapv3_port* port = joined(p)->port;
   char unused[PCAP_ERRBUF_SIZE];
+  if (joined(p)->spare == 0) open_next_spare(p); /* which failed before */
   const int spare = joined(p)->spare;
   struct ifreq request = {.ifr_flags = 0};
   snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", joined(p)->stock.device);
@@ -791,7 +833,7 @@ static int take_spare(pcap_t* p, int index) {
   pcapv3_linux_count(p); /* the last of the old one's */
   const int status = pcapv3_renew(port, p->fd, spare, index, is_loopback(p, index));
   close_spare(p); /* which may have a ring */
-  open_spare(p);
+  open_next_spare(p);
   if (status != 0) return -1;
   show_ring(p);
   p->offset = 0;
@@ -821,6 +863,13 @@ int pcapv3_member_bind_again(pcap_t* p) {
   stock->ifindex = index;
   pcapv3_refresh(joined(p)->port);
   return 0;
+}
+
+int pcapv3_member_is_elsewhere(pcap_t* p) {
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const int elsewhere = fd >= 0 && share_namespace(fd, p->fd) == 0;
+  if (fd >= 0) (void)close(fd);
+  return elsewhere;
 }
 
 int pcapv3_member_is_gone(pcap_t* p) {
