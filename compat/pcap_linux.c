@@ -337,12 +337,29 @@ int pcapv3_linux_wait(pcap_t* p) {
   }
 }
 
+static int is_up(const pcap_t* p) {
+  struct ifreq request = {.ifr_flags = 0};
+  snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", joined((pcap_t*)p)->stock.device);
+  return ioctl(p->fd, SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & IFF_UP) != 0;
+}
+
 int pcapv3_linux_check(pcap_t* p) {
+  struct pcap_linux* stock = &joined(p)->stock;
   const int status = look_at_once(p);
-  if (status != 0 || device_still_exists(p) != 0) return status;
+  if (status != 0) return status;
+  if (device_still_exists(p) != 0) {
+    /* What pcap_wait_for_frames_mmap() looks at only when the socket is not readable. */
+    if (stock->netdown && is_up(p)) {
+      stock->netdown = 0;
+      p->required_select_timeout = NULL;
+    }
+    return 0;
+  }
   pcapv3_linux_error(p, PCAP_LINUX_GONE);
   return PCAP_ERROR;
 }
+
+int pcapv3_linux_is_down(pcap_t* p) { return joined(p)->stock.netdown; }
 
 volatile sig_atomic_t* pcapv3_linux_break_flag(pcap_t* p) {
   return joined(p)->aggregate != NULL ? &joined(p)->aggregate->break_loop : &p->break_loop;

@@ -47,6 +47,10 @@ int pcapv3_linux_wait(pcap_t* handle);
  * itself readable for a block that is lent. */
 int pcapv3_linux_check(pcap_t* handle);
 
+/* Whether that has found the interface down, and not up since: as it may be going away, it is to be
+ * looked at again soon. */
+int pcapv3_linux_is_down(pcap_t* handle);
+
 /* What pcap_breakloop(3PCAP) sets, from any thread or signal handler. */
 volatile sig_atomic_t* pcapv3_linux_break_flag(pcap_t* handle);
 

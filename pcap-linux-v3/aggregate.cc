@@ -36,7 +36,7 @@ std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
 bool pcapv3_aggregate::open() {
   const char* const* environment = pcapv3::trusted_environment();
   if (!settings_.read(environment, program_invocation_short_name, error_) ||
-      !debug_.open("PCAPV3_DEBUG", environment, error_) || !wait_.open(error_)) {
+      !debug_.open("PCAPV3_DEBUG", environment, error_) || !wait_.open(!lone_, error_)) {
     return false;
   }
   break_.allow_drain(settings_.drain);
@@ -78,6 +78,7 @@ bool pcapv3_aggregate::replace(unsigned count, pcapv3_port* const* ports, const 
     for (unsigned i = 0; i < count; ++i) {
       if (!add(i, *ports[i], sockets[i])) return false;
     }
+    watch_links();
     return true;
   }
   // First what can fail.
@@ -95,6 +96,7 @@ bool pcapv3_aggregate::replace(unsigned count, pcapv3_port* const* ports, const 
     (void)merge_.add(i, ports[i]->source(), ports[i]->counters(), ports[i]->plan().judge);
     take_in(i, *ports[i], sockets[i]);
   }
+  watch_links();
   return true;
 }
 
@@ -216,7 +218,6 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
         delivered += delivery_.run(merge_, left, callback, user);
       }
       looked = true;
-      if (trouble_ == Trouble::kOver) trouble_ = Trouble::kNone;
       if (!look_after_ports()) return PCAP_ERROR;
       continue;
     }
@@ -350,7 +351,7 @@ int pcapv3_aggregate::direct_error() {
 bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
   pcapv3::Wait::Events events;
   // A break that came before is seen by its flag only.
-  if (*break_flag_ != 0) wait_ns = 0;
+  wait_ns = *break_flag_ != 0 ? 0 : std::min(wait_ns, until_look(true));
   break_.set_waiting(true);
   const bool ok = wait_.collect(wait_ns, events);
   break_.set_waiting(false);
@@ -360,6 +361,7 @@ bool pcapv3_aggregate::collect(std::uint64_t wait_ns, bool& some) {
     return false;
   }
   some = events.some;
+  events.links |= !wait_.has_links() && (gone_ | down_) != 0;
   collected_ns_ = pcapv3::monotonic_ns();
   check_ports(events);
   return true;
@@ -403,7 +405,7 @@ void pcapv3_aggregate::watch_descriptor() {
 /// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
 /// it may.
 int pcapv3_aggregate::leave(int status) {
-  if (watched_) wait_.wake_in(until_next());
+  if (watched_) wait_.wake_in(std::min(until_next(), until_look(false)));
   return status;
 }
 
@@ -494,6 +496,16 @@ bool pcapv3_aggregate::drain_more(bool whole) {
   give_back_spent();
   begin_drain(whole);
   return true;
+}
+
+/// How long until the ports are to be looked at again whatever events tell, in nanoseconds. A
+/// program that is not reading is woken seldom: stock code has it come by a time-out of its own
+/// (pcap_get_required_select_timeout(3PCAP)).
+std::uint64_t pcapv3_aggregate::until_look(bool reading) const {
+  constexpr std::uint64_t kSeldomNs = 100 * kNsPerMs;
+  if (troubled_) return reading ? kNsPerMs : kSeldomNs;
+  if (unwatched_ != 0) return kUnreadNs;
+  return !lone_ && !wait_.has_links() && (gone_ | down_) != 0 ? kSeldomNs : pcapv3::Wait::kForEver;
 }
 
 /// Ends a read that a break is to end; see pcapv3_port::end_drain.
@@ -617,11 +629,13 @@ bool pcapv3_aggregate::may_have_blocks() {
 /// its socket and what is in its ring.
 void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
   if (lone_) {
-    if (events.links || events.troubled != 0) trouble_ = Trouble::kNew;
+    troubled_ |= events.troubled != 0;
     return;
   }
   for (unsigned i = 0; i < count_; ++i) {
     const bool troubled = (events.troubled & bit(i)) != 0;
+    if (troubled && !wait_.has_links()) down_ |= bit(i);
+    if ((unwatched_ & bit(i)) != 0 && wait_.add(i, sockets_[i])) unwatched_ &= ~bit(i);
     if (!events.links && !troubled && (unread_ & bit(i)) == 0) continue;
     if ((gone_ & bit(i)) == 0) {
       if (pcapv3_aggregate_is_gone(handle_, i) != 0) {
@@ -635,20 +649,30 @@ void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
     if ((gone_ & bit(i)) != 0 && bind_again(i)) {
       debug_.line("%s: the interface is back", ports_[i]->device());
       gone_ &= ~bit(i);
+      down_ &= ~bit(i);
+      watch_links();
     }
   }
 }
 
-/// As stock code does once its descriptor has had an error, until a packet comes. False, with the
-/// handle's error text, when the lone port's interface is gone.
+/// As stock code does once its descriptor has had an error: an interface that went down may be
+/// going away, of which no event of its socket tells (af_packet.c: packet_notifier). False, with
+/// the handle's error text, when the lone port's interface is gone.
 bool pcapv3_aggregate::check_lone() {
-  if (trouble_ == Trouble::kNone) return true;
-  trouble_ = Trouble::kOver;
+  if (!troubled_) return true;
   ports_[0]->clear_frames_error();
   const int status = pcapv3_linux_check(handle_);
-  if (status == PCAP_ERROR) trouble_ = Trouble::kNew;
+  troubled_ = status == PCAP_ERROR || pcapv3_linux_is_down(handle_) != 0;
   if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;  // which is this loop's to see
   return status != PCAP_ERROR;
+}
+
+void pcapv3_aggregate::watch_links() {
+  pcapv3::Wait::Link links[kMostPorts];
+  for (unsigned i = 0; i < count_; ++i) {
+    links[i] = {ports_[i]->device(), ports_[i]->plan().interface};
+  }
+  wait_.watch(links, count_);
 }
 
 /// Whether nothing is left in the ring of a port that is gone; see has_ports().
@@ -678,7 +702,7 @@ bool pcapv3_aggregate::bind_again(unsigned index) {
     (void)merge_.add(index, port.source(), port.counters(), port.plan().judge);
     note_ring(port.ring().geometry());
   }
-  (void)wait_.add(index, sockets_[index]);
+  if (!wait_.add(index, sockets_[index])) unwatched_ |= bit(index);
   return is_back;
 }
 

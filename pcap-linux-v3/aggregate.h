@@ -61,6 +61,8 @@ struct pcapv3_aggregate {
   void set_endless(bool endless) { endless_ = endless; }
   int descriptor() const { return wait_.descriptor(); }
   void watch_descriptor();
+  /// Is told of changes of the ports' interfaces from now on, and of no others: they are all there.
+  void watch_links();
   /// No more packets come as frames, though there may be some. Returns whether none ever did, and
   /// nobody waits on the descriptor, so that a lone port can be read without this.
   bool settle();
@@ -114,6 +116,7 @@ struct pcapv3_aggregate {
   unsigned sources(pcapv3::Source* (&sources)[kMostPorts]);
   bool pause();
   bool look_after_ports();
+  std::uint64_t until_look(bool reading) const;
   void check_ports(const pcapv3::Wait::Events& events);
   bool check_lone();
   bool is_read(unsigned index);
@@ -141,17 +144,18 @@ struct pcapv3_aggregate {
   pcapv3_port* ports_[kMostPorts] = {};
   int sockets_[kMostPorts] = {};
   unsigned count_ = 0;
-  std::uint64_t gone_ = 0;    // ports, by bit, that have no interface
-  std::uint64_t unread_ = 0;  // of these, those that still have packets
+  std::uint64_t gone_ = 0;       // ports, by bit, that have no interface
+  std::uint64_t unread_ = 0;     // of these, those that still have packets
+  std::uint64_t down_ = 0;       // ports that had an error, and that netlink does not tell of
+  std::uint64_t unwatched_ = 0;  // ports whose socket's events are not told of
   // Times are of CLOCK_MONOTONIC.
   std::uint64_t gone_ns_ = 0;       // when the last of them went
   std::uint64_t collected_ns_ = 0;  // when events were asked for
   std::uint64_t window_ns_ = 0;
   std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
-  /// Of the lone port's interface: told of, and not looked into yet; it was nothing.
-  enum class Trouble { kNone, kNew, kOver } trouble_ = Trouble::kNone;
-  bool watched_ = false;  // the program may wait by the descriptor
+  bool troubled_ = false;  // the lone port's interface went down, and is not known to be up or gone
+  bool watched_ = false;   // the program may wait by the descriptor
   bool nonblocking_ = false;
   bool endless_ = false;
   bool has_read_ = false;

@@ -3,15 +3,19 @@
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+
+#include "link_filter.h"
 
 namespace pcapv3 {
 namespace {
@@ -35,9 +39,7 @@ int open_links() {
   address.nl_family = AF_NETLINK;
   address.nl_groups = RTMGRP_LINK;
   if (fd >= 0 && bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
-    const int error = errno;
     close(fd);
-    errno = error;
     return -1;
   }
   return fd;
@@ -58,16 +60,40 @@ Wait::~Wait() {
   }
 }
 
-bool Wait::open(ErrorText& error) {
+bool Wait::open(bool links, ErrorText& error) {
   events_ = epoll_create1(EPOLL_CLOEXEC);
   timer_ = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   break_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  links_ = open_links();
-  if (events_ < 0 || timer_ < 0 || break_ < 0 || links_ < 0 || !add_to(events_, timer_, kTimer) ||
-      !add_to(events_, break_, kBreak) || !add_to(events_, links_, kLinks)) {
+  if (links) links_ = open_links();
+  if (events_ < 0 || timer_ < 0 || break_ < 0 || !add_to(events_, timer_, kTimer) ||
+      !add_to(events_, break_, kBreak) || (links_ >= 0 && !add_to(events_, links_, kLinks))) {
     return error.set("can't make the descriptors to wait on: %s", std::strerror(errno));
   }
   return true;
+}
+
+void Wait::watch(const Link* links, unsigned count) {
+  if (links_ < 0) return;
+  LinkFilter filter;
+  for (unsigned i = 0; i < count; ++i) {
+    ifreq own{};
+    own.ifr_ifindex = links[i].index;
+    // One that has the name as another one besides its own (ip-link(8): altname) does not have it
+    // yet when it comes.
+    other_names_ |= links[i].index > 0 && ioctl(links_, SIOCGIFNAME, &own) == 0 &&
+                    std::strcmp(own.ifr_name, links[i].name) != 0;
+    filter.add(links[i].name, links[i].index);
+  }
+  const sock_fprog program = filter.program();
+  if (!other_names_ &&
+      setsockopt(links_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0) {
+    return;
+  }
+  // The old one does not know the new number.
+  const int none = 0;
+  setsockopt(links_, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
+  // Where there was no room for both (net.core.optmem_max).
+  if (!other_names_) setsockopt(links_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
 bool Wait::add(unsigned port, int socket) { return add_to(events_, socket, port); }

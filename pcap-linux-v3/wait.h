@@ -1,6 +1,6 @@
-// What an aggregate waits on: the sockets of its ports, a timer, a break, and changes of the
-// system's interfaces; and the one descriptor that stands for all of these, for programs that wait
-// by select(2), poll(2) or epoll(7) themselves.
+// What an aggregate waits on: the sockets of its ports, a timer, a break, and changes of the ports'
+// interfaces; and the one descriptor that stands for all of these, for programs that wait by
+// select(2), poll(2) or epoll(7) themselves.
 //
 // Everything in it is edge-triggered. A packet socket calls itself readable for as long as the last
 // block that it handed over is not given back (af_packet.c: packet_poll), which blocks that are
@@ -22,13 +22,24 @@ class Wait {
   Wait(const Wait&) = delete;
   Wait& operator=(const Wait&) = delete;
 
-  /// Makes the descriptors. False, with a text, if they can't be had.
-  bool open(ErrorText& error);
+  /// Makes the descriptors. False, with a text, if they can't be had. Changes of interfaces are
+  /// told of only if `links` wants it, and if the kernel does: a container may have no netlink.
+  bool open(bool links, ErrorText& error);
   /// Takes in the socket of port `port`, or tells why not by errno.
   bool add(unsigned port, int socket);
   /// Takes it out, of a handle that is read on with another one in its place. Else it is only
   /// closed: the set is a forked process's too.
   void remove(int socket);
+
+  /// An interface that changes are to be told of: by its name, of which there may be none just now,
+  /// and by its number, which is 0 then.
+  struct Link {
+    const char* name;
+    int index;
+  };
+  bool has_links() const { return links_ >= 0; }
+  /// Has changes of `links` alone told of; until then it is all interfaces' of this namespace.
+  void watch(const Link* links, unsigned count);
 
   /// Readable when an event is there that collect() has not taken. Ours to close.
   int descriptor() const { return events_; }
@@ -37,7 +48,7 @@ class Wait {
   struct Events {
     bool some = false;           ///< There were any.
     std::uint64_t troubled = 0;  ///< Ports, by bit, whose sockets have an error.
-    bool links = false;          ///< An interface has come, gone or changed.
+    bool links = false;          ///< An interface has come, gone or changed. May be nobody's.
   };
   static constexpr std::uint64_t kForEver = ~std::uint64_t{0};
   /// Waits up to `wait_ns` nanoseconds, in steps of a millisecond, for an event, and takes all that
@@ -61,6 +72,7 @@ class Wait {
   int timer_ = -1;
   int break_ = -1;
   int links_ = -1;
+  bool other_names_ = false;  // an interface was called by another name than its own
   enum class Timer { kOff, kSet, kNow } timer_state_ = Timer::kOff;
 };
 
