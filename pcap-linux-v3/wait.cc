@@ -61,7 +61,7 @@ Wait::~Wait() {
 }
 
 bool Wait::open(bool links, ErrorText& error) {
-  events_ = epoll_create1(EPOLL_CLOEXEC);
+  events_ = epoll_create1(0);
   timer_ = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   break_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (links) links_ = open_links();

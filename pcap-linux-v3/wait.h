@@ -41,7 +41,8 @@ class Wait {
   /// Has changes of `links` alone told of; until then it is all interfaces' of this namespace.
   void watch(const Link* links, unsigned count);
 
-  /// Readable when an event is there that collect() has not taken. Ours to close.
+  /// Readable when an event is there that collect() has not taken. Ours to close. As stock code's
+  /// packet sockets, and the programs' to change, it stays open in a program that is executed.
   int descriptor() const { return events_; }
 
   /// What has happened since the last time.

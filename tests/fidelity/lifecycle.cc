@@ -116,6 +116,7 @@ void down_and_up() {
     const Handle handle = open_capture(own(immediate));
     pcap_t* p = handle.get();
     const int fd = pcap_get_selectable_fd(p);
+    note("descriptor", "flags %d", fcntl(fd, F_GETFD));
     set_nonblock(p);
     sender.send(0, 3);
     note_numbers("up", take_until(p, 2));
