@@ -47,6 +47,33 @@ static void set_error(pcap_t* p, const char* port, const char* text) {
            (int)(sizeof(p->errbuf) - IF_NAMESIZE - 3), copy);
 }
 
+/* ---- A port that is not up ---- */
+
+/* An activation's status is that of the port, such as programs act on; and what they show is the
+ * text of the status. It is to have the port's name for this one, which stock code has no other
+ * text for. (Initial-exec: the other ways to have such a variable want a library more.) */
+static __thread char not_up[IF_NAMESIZE + 32] __attribute__((tls_model("initial-exec")));
+
+void pcapv3_forget_not_up(void) { not_up[0] = '\0'; }
+
+const char* pcapv3_stock_statustostr(int);
+
+const char* pcap_statustostr(int status) {
+  const char* text = pcapv3_stock_statustostr(status);
+  return status == PCAP_ERROR_IFACE_NOT_UP && not_up[0] != '\0' ? not_up : text;
+}
+
+pcap_t* pcapv3_stock_open_live(const char*, int, int, int, char*);
+
+pcap_t* pcap_open_live(const char* device, int snaplen, int promisc, int timeout_ms, char* error) {
+  pcapv3_forget_not_up();
+  pcap_t* p = pcapv3_stock_open_live(device, snaplen, promisc, timeout_ms, error);
+  if (p == NULL && not_up[0] != '\0') {
+    snprintf(error, PCAP_ERRBUF_SIZE, "%s: %s", device, not_up);
+  }
+  return p;
+}
+
 /* ---- The ports' handles ---- */
 
 static int create_port(pcap_t* p, unsigned i, char* error) {
@@ -109,8 +136,9 @@ static int activate_port(pcap_t* p, unsigned i) {
   if (status != 0) {
     const char* text = pcap_geterr(port);
     set_error(p, name, text[0] != '\0' ? text : pcap_statustostr(status));
-    /* Programs show the text of this one only. */
-    if (status == PCAP_ERROR_IFACE_NOT_UP) status = PCAP_ERROR;
+    if (status == PCAP_ERROR_IFACE_NOT_UP) {
+      snprintf(not_up, sizeof(not_up), "%s: %s", name, pcapv3_stock_statustostr(status));
+    }
   }
   if (status < 0) close_port(p, i);
   return status;
@@ -277,6 +305,7 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
     close_ports(p);
     memcpy(a->ports, before, sizeof(before));
     a->cooked = cooked_before;
+    pcapv3_forget_not_up(); /* no activation, to the program */
     return PCAP_ERROR;
   }
   for (unsigned i = 0; i < a->names.count; ++i) pcap_close(before[i]);
@@ -400,6 +429,7 @@ static int fail(pcap_t* p, int status) {
 
 static int aggregate_activate(pcap_t* p) {
   struct aggregate* a = of(p);
+  pcapv3_forget_not_up();
   if (a->names_error[0] != '\0') {
     snprintf(p->errbuf, sizeof(p->errbuf), "%s", a->names_error);
     return PCAP_ERROR_NO_SUCH_DEVICE;

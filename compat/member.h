@@ -46,6 +46,10 @@ int pcapv3_is_aggregate(const char* device);
 /* As pcap_create_interface() of libpcap, for a list of ports. */
 pcap_t* pcapv3_aggregate_create(const char* device, char* error);
 
+/* The text of PCAP_ERROR_IFACE_NOT_UP has the name of a port that was not up, on this thread, until
+ * another activation begins. */
+void pcapv3_forget_not_up(void);
+
 /* `descriptor`, which a program gets for the handle `p`, whatever kind that is. */
 int pcapv3_aggregate_give_descriptor(pcap_t* p, int descriptor);
 

@@ -688,6 +688,7 @@ static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
 }
 
 static int port_activate(pcap_t* p) {
+  if (joined(p)->aggregate == NULL) pcapv3_forget_not_up();
   if (p->opt.device == NULL) {
     /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common); stock code reads it.
      */
