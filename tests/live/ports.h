@@ -189,6 +189,12 @@ inline void ip(const std::string& arguments) {
   CHECK(status == 0, "ip %s: status %d", arguments.c_str(), status);
 }
 
+/// Its carrier comes back by a work queue of the kernel's: until then frames are dropped.
+inline void wait_for_carrier(const std::string& interface) {
+  const std::string path = "/sys/class/net/" + interface + "/operstate";
+  for (std::string state; state != "up";) std::getline(std::ifstream(path), state);
+}
+
 /// As the scripts have made it.
 inline void make_port(unsigned port) {
   const std::string peer = link_arguments().peer;
@@ -197,8 +203,40 @@ inline void make_port(unsigned port) {
      " mtu 65535");
   ip("link set " + see(port) + " arp off up");
   ip("-n " + space + " link set " + play(port) + " arp off up");
-  const std::string path = "/sys/class/net/" + see(port) + "/operstate";
-  for (std::string state; state != "up";) std::getline(std::ifstream(path), state);
+  wait_for_carrier(see(port));
+}
+
+/// Reads until the record has `text`, so that the library has done what it tells of.
+inline void read_until_told(pcap_t* p, const Record& debug, const std::string& text,
+                            Packets& packets) {
+  while (debug.text().find(text) == std::string::npos) {
+    readable(pcap_get_selectable_fd(p), 20);
+    CHECK(pcap_dispatch(p, -1, keep, user(packets)) >= 0, "%s", pcap_geterr(p));
+  }
+}
+
+/// Reads until `count` packets are there.
+inline void read_until(pcap_t* p, std::size_t count, Packets& packets) {
+  while (packets.size() < count) {
+    readable(pcap_get_selectable_fd(p), 100);
+    const int taken = pcap_dispatch(p, -1, keep, user(packets));
+    CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(p));
+  }
+}
+
+/// How many packets are those of `port`, which are frames `first`, `first + step`, ... in order.
+inline std::size_t check_port(const Packets& packets, unsigned port, std::uint32_t first,
+                              std::uint32_t step = 1) {
+  std::size_t count = 0;
+  for (const Packet& packet : packets) {
+    const std::uint32_t number = number_of(packet.bytes);
+    if (sender_of(number) != port) continue;
+    CHECK(unmarked(number) == first, "frame %u of port %u came where %u was due", unmarked(number),
+          port, first);
+    first += step;
+    ++count;
+  }
+  return count;
 }
 
 }  // namespace pcapv3::live

@@ -18,38 +18,6 @@ constexpr char kPorts[] = "see60,see61";
 constexpr unsigned kStays = 60;
 constexpr unsigned kGoes = 61;
 
-/// Reads until the record has `text`, so that the library has done what it tells of.
-void read_until_told(pcap_t* p, const Record& debug, const std::string& text, Packets& packets) {
-  while (debug.text().find(text) == std::string::npos) {
-    readable(pcap_get_selectable_fd(p), 20);
-    CHECK(pcap_dispatch(p, -1, keep, user(packets)) >= 0, "%s", pcap_geterr(p));
-  }
-}
-
-/// Reads until `count` packets are there.
-void read_until(pcap_t* p, std::size_t count, Packets& packets) {
-  while (packets.size() < count) {
-    readable(pcap_get_selectable_fd(p), 100);
-    const int taken = pcap_dispatch(p, -1, keep, user(packets));
-    CHECK(taken >= 0, "status %d, %s", taken, pcap_geterr(p));
-  }
-}
-
-/// How many packets are those of `port`, which are frames `first`, `first + step`, ... in order.
-std::size_t check_port(const Packets& packets, unsigned port, std::uint32_t first,
-                       std::uint32_t step = 1) {
-  std::size_t count = 0;
-  for (const Packet& packet : packets) {
-    const std::uint32_t number = number_of(packet.bytes);
-    if (sender_of(number) != port) continue;
-    CHECK(unmarked(number) == first, "frame %u of port %u came where %u was due", unmarked(number),
-          port, first);
-    first += step;
-    ++count;
-  }
-  return count;
-}
-
 void down_and_up() {
   Record stats("PCAPV3_STATS");
   {
@@ -64,9 +32,7 @@ void down_and_up() {
     players[kStays].send(marked(kStays, 100), 100);
     read_until(p, 300, packets);
     ip("link set " + see(kGoes) + " up");
-    // Its carrier comes back by a work queue of the kernel's: until then the frames are dropped.
-    const std::string path = "/sys/class/net/" + see(kGoes) + "/operstate";
-    for (std::string state; state != "up";) std::getline(std::ifstream(path), state);
+    wait_for_carrier(see(kGoes));
     const Players again(2, kStays);
     again[kStays].send(marked(kStays, 200), 100);
     again[kGoes].send(marked(kGoes, 100), 100);
