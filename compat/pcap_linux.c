@@ -130,9 +130,10 @@ static port_handle* joined(pcap_t* p) { return (port_handle*)p; }
 /* Link types whose packets want what the module does not do. */
 static int is_stocks(const pcap_t* p) { return p->linktype == DLT_CAN_SOCKETCAN; }
 
-/* The port's second socket, which has what the handle's own has; -1 if there is none. */
+/* The port's second socket, once packets come there, which has what the handle's own has; -1 if
+ * there is none. */
 static int second_socket(pcap_t* p) {
-  return p != NULL && joined(p)->port != NULL ? pcapv3_frames_socket(joined(p)->port) : -1;
+  return p != NULL && joined(p)->port != NULL ? pcapv3_second_socket(joined(p)->port) : -1;
 }
 
 static int has_ring(const port_handle* h) {
@@ -395,6 +396,13 @@ void pcapv3_linux_count(pcap_t* p) {
   (void)pcap_stats_linux(p, &passed_on);
 }
 
+void pcapv3_linux_add_counts(pcap_t* p, unsigned packets, unsigned drops) {
+  joined(p)->stock.stat.ps_recv += packets;
+  joined(p)->stock.stat.ps_drop += drops;
+  pcapv3_before_count(joined(p)->port);
+  pcapv3_count(joined(p)->port, packets, drops, 0);
+}
+
 void pcapv3_linux_error(pcap_t* p, const char* text) {
   snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
 }
@@ -478,7 +486,9 @@ static void port_breakloop(pcap_t* p) {
 static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u_char* bytes) {
   const pcap_t* p = ((struct oneshot_userdata*)user)->pd;
   /* (The descriptor that is selected on for two rings tells of packets that have come only.) */
-  if (joined((pcap_t*)p)->two != NULL || pcapv3_can_lend(joined((pcap_t*)p)->port)) {
+  const struct pcapv3_aggregate* two = joined((pcap_t*)p)->two;
+  if ((two != NULL && !pcapv3_aggregate_is_alone(two)) ||
+      pcapv3_can_lend(joined((pcap_t*)p)->port)) {
     ONESHOT(user, header, bytes);
   } else {
     joined((pcap_t*)p)->copying_oneshot(user, header, bytes);
@@ -543,8 +553,8 @@ static void begin_second(pcap_t* p, struct pcapv3_port* port, int cooked) {
   if (fd >= 0) pcapv3_begin_frames(port, fd, iface_get_id(fd, p->opt.device, text), cooked);
 }
 
-/* Makes the second socket in all like the handle's own, and has the two read. Without it, a handle
- * in immediate mode has blocks only. */
+/* Makes the second socket in all like the handle's own, and has the two read, which are joined by
+ * the first read. Without it, a handle in immediate mode has blocks only. */
 static void add_second(pcap_t* p) {
   const struct pcap_linux* stock = &joined(p)->stock;
   struct pcapv3_port* port = joined(p)->port;
@@ -557,8 +567,7 @@ static void add_second(pcap_t* p) {
   }
   if (pcapv3_made_frames(port) != 0) return;
   struct pcapv3_aggregate* two = NULL;
-  if (iface_bind(pcapv3_frames_socket(port), stock->ifindex, text, pcap_protocol(p)) == 0 &&
-      pcapv3_join_frames(port, p->fd, is_loopback(p, stock->ifindex)) == 0) {
+  if (iface_bind(pcapv3_frames_socket(port), stock->ifindex, text, pcap_protocol(p)) == 0) {
     two = pcapv3_aggregate_open(p, &p->break_loop, &joined(p)->breaking, 1, text);
   }
   if (two == NULL || !pcapv3_aggregate_add(two, 0, port, p->fd)) {
@@ -586,12 +595,11 @@ static void leave_two(pcap_t* p) {
   pcapv3_aggregate_close(two);
 }
 
-/* For a program that does more with the handle's socket than this knows of. */
+/* For a program that does more with the handle's socket than this knows of. Any thread may do it.
+ */
 static void settle(pcap_t* p) {
   if (p->read_op != port_read || joined(p)->two == NULL) return;
-  if (!pcapv3_aggregate_settle(joined(p)->two)) return;
-  leave_two(p);
-  if (p->selectable_fd != -1) p->selectable_fd = p->fd;
+  pcapv3_aggregate_settle(joined(p)->two);
 }
 
 static void leave_port(pcap_t* p) {
@@ -919,9 +927,10 @@ int pcap_fileno(pcap_t* p) {
 }
 
 int pcap_get_selectable_fd(pcap_t* p) {
-  const int descriptor = pcapv3_stock_get_selectable_fd(p);
-  if (descriptor >= 0 && p->read_op == port_read && joined(p)->two != NULL) {
-    pcapv3_aggregate_watch_descriptor(joined(p)->two);
+  int descriptor = pcapv3_stock_get_selectable_fd(p);
+  if (descriptor >= 0 && p->read_op == port_read && joined(p)->two != NULL &&
+      !pcapv3_aggregate_watch_descriptor(joined(p)->two)) {
+    descriptor = p->fd;
   }
   return pcapv3_aggregate_give_descriptor(p, descriptor);
 }

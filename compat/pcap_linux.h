@@ -73,6 +73,10 @@ unsigned pcapv3_linux_block_filtered(pcap_t* handle);
 /* Has the kernel's counts up to now passed to pcapv3_count(). */
 void pcapv3_linux_count(pcap_t* handle);
 
+/* Adds what the second socket has counted before its counts are the handle's, as
+ * pcapv3_linux_count() does from then on. */
+void pcapv3_linux_add_counts(pcap_t* handle, unsigned packets, unsigned drops);
+
 /* Sets the handle's error text. */
 void pcapv3_linux_error(pcap_t* handle, const char* text);
 

@@ -31,6 +31,9 @@ std::uint64_t until(std::uint64_t ns) {
 
 std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
 
+/// Its place tells threads apart. (Initial-exec: see compat/pcap_linux.c: activating_cooked.)
+__thread char this_thread __attribute__((tls_model("initial-exec")));
+
 }  // namespace
 
 bool pcapv3_aggregate::open() {
@@ -161,7 +164,7 @@ void pcapv3_aggregate::follow_ports() {
 }
 
 int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
-  has_read_ = true;
+  if (!reads_here()) return ports_[0]->read(count, callback, user);
   lends_ = false;
   for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
   break_.begin_read();
@@ -283,19 +286,38 @@ bool pcapv3_aggregate::add_frames() {
 }
 
 void pcapv3_aggregate::drop_frames() {
-  wait_.remove(frames()->socket());
+  // What others wait on as well is not this process's to change.
+  if (!ports_[0]->pair().is_others()) wait_.remove(frames()->socket());
   merge_.remove(kFrames);
   ports_[0]->drop_frames();
 }
 
-bool pcapv3_aggregate::settle() {
-  if (frames() == nullptr) return false;
-  if (frames()->used()) {
-    ports_[0]->settle();
-    return false;
-  }
-  drop_frames();
-  return !watched_;
+/// To be asked before each read: whether it is done here, and not by a lone port alone. The first
+/// one joins its two rings.
+bool pcapv3_aggregate::reads_here() {
+  reader_.store(&this_thread, std::memory_order_relaxed);
+  if (!lone_) return true;
+  pcapv3::Pair& pair = ports_[0]->pair();
+  const bool here = pair.reads_both();
+  if (frames() == nullptr || pair.is_joined()) return here;
+  if (pair.is_ending() || !ports_[0]->join_frames(sockets_[0])) drop_frames();
+  if (!here && !pair.is_others()) wait_.remove(sockets_[0]);
+  return here;
+}
+
+/// Whether it is this thread that has read last.
+bool pcapv3_aggregate::is_reader() const {
+  return reader_.load(std::memory_order_relaxed) == &this_thread;
+}
+
+void pcapv3_aggregate::settle() {
+  if (!lone_) return;
+  pcapv3_port& port = *ports_[0];
+  // What is changed then is the others' who share the sockets, and that is one who has read.
+  if (!port.pair().ask_to_end() || port.pair().is_others()) return;
+  // The socket that the program waits on from now on tells nothing of frames.
+  const bool wakes = !is_reader() || (frames() != nullptr && frames()->has_packets());
+  port.pair().end(sockets_[0], port.ring(), wakes);
 }
 
 /// Takes frames in, and finds a block that can be read past the merge: the oldest of one ring, when
@@ -396,10 +418,17 @@ bool pcapv3_aggregate::look_after_ports() {
 
 /// The program has been given the descriptor: from now on it tells of packets that may go because
 /// time has passed, which costs two system calls a read.
-void pcapv3_aggregate::watch_descriptor() {
-  if (watched_) return;
-  watched_ = true;
-  if (has_more()) wait_.stay_awake();  // events that have been taken already will not tell
+bool pcapv3_aggregate::watch_descriptor() {
+  if (lone_ && !ports_[0]->pair().watch()) return false;
+  if (watched_.exchange(true) || !has_read()) return true;
+  if (maker_.is_other()) return true;  // the timer and all that is another process's, too
+  // Events that have been taken already will not tell.
+  if (!is_reader()) {
+    break_.wake();
+  } else if (has_more()) {
+    wait_.stay_awake();
+  }
+  return true;
 }
 
 /// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
@@ -522,8 +551,8 @@ int pcapv3_aggregate::end_drain(bool complete) {
 // ---- Blocks, which come port by port ----
 
 int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
+  if (!reads_here()) return ports_[0]->take(timeout_ms, block);
   if (!leave_merge()) return PCAP_ERROR;
-  has_read_ = true;
   lends_ = true;
   give_up_ns_ = 0;
   for (unsigned i = 0; i < count_; ++i) {

@@ -13,6 +13,7 @@
 // Break (break.h).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 
@@ -24,6 +25,7 @@
 #include "module.h"
 #include "pause.h"
 #include "port.h"
+#include "process.h"
 #include "settings.h"
 #include "wait.h"
 
@@ -55,17 +57,19 @@ struct pcapv3_aggregate {
   bool replace(unsigned count, pcapv3_port* const* ports, const int* sockets);
   /// Takes it out, after the last read. Leaves its socket where it is waited for.
   void remove(unsigned index);
-  bool has_read() const { return has_read_; }
+  bool has_read() const { return reader_.load(std::memory_order_relaxed) != nullptr; }
 
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
   void set_endless(bool endless) { endless_ = endless; }
   int descriptor() const { return wait_.descriptor(); }
-  void watch_descriptor();
+  /// False if the lone port's socket is to be waited on instead. From any thread.
+  bool watch_descriptor();
   /// Is told of changes of the ports' interfaces from now on, and of no others: they are all there.
   void watch_links();
-  /// No more packets come as frames, though there may be some. Returns whether none ever did, and
-  /// nobody waits on the descriptor, so that a lone port can be read without this.
-  bool settle();
+  /// No more packets of a lone port come as frames, though there may be some. From any thread.
+  void settle();
+  /// Whether it is read without this.
+  bool is_alone() const { return lone_ && ports_[0]->pair().is_alone(); }
   bool hides_descriptor(int timeout_ms);
   std::uint32_t most_retire_ms() const;
 
@@ -92,6 +96,8 @@ struct pcapv3_aggregate {
   void note_ring(const pcapv3::Geometry& geometry);
   bool add_frames();
   void drop_frames();
+  bool reads_here();
+  bool is_reader() const;
   void give_back_spent();
   void give_back_direct();
   bool look_at_two();
@@ -127,6 +133,7 @@ struct pcapv3_aggregate {
   bool may_have_blocks();
   std::uint64_t all() const { return count_ == 0 ? 0 : ~std::uint64_t{0} >> (kMostPorts - count_); }
 
+  const pcapv3::Maker maker_;
   pcap_t* const handle_;
   volatile std::sig_atomic_t* const break_flag_;
   pcapv3::Break& break_;
@@ -155,11 +162,11 @@ struct pcapv3_aggregate {
   std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
   std::uint64_t give_up_ns_ = 0;  // when that is, for the read under way; 0: never
   bool troubled_ = false;  // the lone port's interface went down, and is not known to be up or gone
-  bool watched_ = false;   // the program may wait by the descriptor
+  std::atomic<bool> watched_{false};  // the program may wait by the descriptor
   bool nonblocking_ = false;
   bool endless_ = false;
-  bool has_read_ = false;
-  bool lends_ = false;              // blocks were taken last, not packets read
-  unsigned next_to_lend_ = 0;       // port
-  std::uint64_t drained_seen_ = 0;  // packets before the drain's present round
+  std::atomic<const void*> reader_{nullptr};  // the thread that has read last; null: none has
+  bool lends_ = false;                        // blocks were taken last, not packets read
+  unsigned next_to_lend_ = 0;                 // port
+  std::uint64_t drained_seen_ = 0;            // packets before the drain's present round
 };

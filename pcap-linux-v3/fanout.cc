@@ -62,12 +62,6 @@ bool choose(int socket, std::uint32_t member) {
   return setsockopt(socket, SOL_PACKET, PACKET_FANOUT_DATA, &program, sizeof(program)) == 0;
 }
 
-/// Gives a socket that is shut `filter`, or none if it is empty.
-bool open_filter(int socket, const sock_fprog& filter) {
-  const int option = filter.len == 0 ? SO_DETACH_FILTER : SO_ATTACH_FILTER;
-  return setsockopt(socket, SOL_SOCKET, option, &filter, sizeof(filter)) == 0;
-}
-
 bool copy_option(int from, int to, int option) {
   int value = 0;
   socklen_t length = sizeof(value);
@@ -152,26 +146,39 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
                    device, std::strerror(reason));
 }
 
-bool join_pair(int blocks, int frames, bool loopback) {
+bool begin_pair(int first, bool loopback, PairGroup& group) {
   std::uint32_t mode = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_ROLLOVER;
   if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
   // A number that is nobody's. PACKET_FANOUT_FLAG_UNIQUEID would find one, but a small one, such as
   // other programs take without asking.
   static std::atomic<std::uint32_t> pairs{0};
+  const auto place = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(&group) >> 4);
   for (int attempts = 0; attempts < 16; ++attempts) {
     timespec now{};
     clock_gettime(CLOCK_REALTIME, &now);
     const std::uint32_t number =
-        mix(mix(static_cast<std::uint32_t>(getpid()) ^ static_cast<std::uint32_t>(now.tv_nsec)) +
-            pairs++);
-    const auto id = static_cast<std::uint16_t>(0x8000u | number);
-    const std::uint32_t most_members = kLeastMembers + (number >> 16) % kMembersSpan;
-    if (join(frames, id, mode, most_members) == 0) {
-      return join(blocks, id, mode, most_members) == 0 && open_filter(frames, {});
-    }
+        mix(mix(place ^ static_cast<std::uint32_t>(now.tv_nsec)) + pairs++);
+    group = {mode << 16 | 0x8000u | (number & 0x7fffu),
+             kLeastMembers + (number >> 16) % kMembersSpan};
+    if (complete_pair(first, group)) return true;
     if (errno != EINVAL) return false;  // which is what it says of a group that there is
   }
   return false;
+}
+
+bool complete_pair(int second, const PairGroup& group) {
+  return join(second, static_cast<std::uint16_t>(group.id_and_mode), group.id_and_mode >> 16,
+              group.most_members) == 0;
+}
+
+bool are_in_one_group(int one, int other) {
+  std::uint32_t groups[2] = {};
+  const int sockets[2] = {one, other};
+  for (int i = 0; i < 2; ++i) {
+    socklen_t length = sizeof(groups[i]);
+    if (getsockopt(sockets[i], SOL_PACKET, PACKET_FANOUT, &groups[i], &length) != 0) return false;
+  }
+  return groups[0] != 0 && groups[0] == groups[1];
 }
 
 bool choose_blocks(int socket) { return choose(socket, kBlocksMember); }
@@ -182,6 +189,11 @@ bool shut(int socket) {
   sock_filter reject = {BPF_RET | BPF_K, 0, 0, 0};
   const sock_fprog program = {1, &reject};
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0;
+}
+
+bool open_filter(int socket, const sock_fprog& filter) {
+  const int option = filter.len == 0 ? SO_DETACH_FILTER : SO_ATTACH_FILTER;
+  return setsockopt(socket, SOL_SOCKET, option, &filter, sizeof(filter)) == 0;
 }
 
 bool get_filter(int socket, sock_fprog& filter) {

@@ -46,19 +46,27 @@ FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user);
 bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopback,
                  const char* device, const sock_fprog& filter, ErrorText& error);
 
-/// Has the packets of `blocks` go to `frames` for as long as that has room, in a group that the two
-/// have for themselves (PACKET_FANOUT_FLAG_ROLLOVER). Both have their rings and are bound alike;
-/// `frames` is shut, has no room yet, and was made as a socket first. False, with errno: `blocks`
-/// may be in a group by itself.
-bool join_pair(int blocks, int frames, bool loopback);
+/// A group of two sockets, for themselves, in which packets go to the first for as long as that has
+/// room (PACKET_FANOUT_FLAG_ROLLOVER). Both have their rings and are bound alike; `first` was made
+/// as a socket first.
+struct PairGroup {
+  std::uint32_t id_and_mode = 0;
+  std::uint32_t most_members = 0;
+};
+/// Begins one, which `first` is in alone. False, with errno.
+bool begin_pair(int first, bool loopback, PairGroup& group);
+bool complete_pair(int second, const PairGroup& group);
+/// Whether two sockets are in the same group.
+bool are_in_one_group(int one, int other);
 /// Has all their packets go to the one, or to the other for as long as it has room, as at first;
 /// `socket` is either. Takes the kernel some milliseconds, but for the first time: then packets
 /// under way can still go the other way. False, with errno.
 bool choose_blocks(int socket);
 bool choose_frames(int socket);
 
-/// Keeps all packets out of `socket`.
+/// Keeps all packets out of `socket`; and gives one that was shut `filter`, or none if it is empty.
 bool shut(int socket);
+bool open_filter(int socket, const sock_fprog& filter);
 
 /// The filter of `socket`, into `filter`, whose room for instructions is told by its length. False,
 /// with errno, if it can't be had.

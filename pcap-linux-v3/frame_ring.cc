@@ -25,6 +25,8 @@ constexpr std::uint32_t kFrameAddress = TPACKET_ALIGN(sizeof(tpacket2_hdr));
 constexpr std::uint32_t kFrameHeaderBytes = kFrameAddress + sizeof(sockaddr_ll);
 /// Any status but TP_STATUS_KERNEL keeps the kernel out; this one is not TP_STATUS_USER either.
 constexpr std::uint32_t kHeldFromTheStart = TP_STATUS_LOSING;
+/// None of the kernel's: a frame that is not to be read.
+constexpr std::uint32_t kDropped = 1u << 16;
 
 std::uint32_t& status_of(std::byte* frame) {
   return reinterpret_cast<tpacket2_hdr*>(frame)->tp_status;
@@ -141,10 +143,78 @@ void FrameRing::let_go() {
   }
 }
 
-void FrameRing::set_end() {
-  unsigned came = 0;
-  while (held_ + came < frame_count_ && is_ours((next_ + came) % frame_count_)) ++came;
-  quota_ = came;
+void FrameRing::set_end() { quota_ = std::min(came(), frame_count_ - held_); }
+
+unsigned FrameRing::came() const {
+  unsigned count = 0;
+  while (count < frame_count_ && is_ours((next_ + count) % frame_count_)) ++count;
+  return count;
+}
+
+unsigned FrameRing::drop_copies(const Source& blocks, unsigned ahead, Stamp until) {
+  const unsigned count = came();
+  unsigned copies = 0;
+  for (; count != 0 && ahead < blocks.block_count(); ++ahead) {
+    copies += drop_copies(blocks.packets(ahead), count, until);
+    if (!blocks.has(ahead)) break;
+  }
+  return copies;
+}
+
+unsigned FrameRing::drop_copies(PacketCursor packets, unsigned count, Stamp until) {
+  const Stamp oldest = stamp(frame(next_));
+  unsigned copies = 0;
+  for (; packets.has_packet(); packets.next()) {
+    const PacketView packet = packets.packet();
+    if (packet.stamp() < oldest) continue;
+    // The youngest that is older: of frames that are alike, each with its copy right behind it,
+    // that is the one, or there is none.
+    std::byte* found = nullptr;
+    unsigned alike = 0;
+    for (unsigned i = 0; i < count; ++i) {
+      std::byte* const candidate = frame((next_ + i) % frame_count_);
+      if (!is_copy(candidate, packet)) continue;
+      ++alike;
+      const Stamp stamped = stamp(candidate);
+      if (stamped <= packet.stamp() && (found == nullptr || stamped > stamp(found))) {
+        found = candidate;
+      }
+    }
+    if (found == nullptr || (status_of(found) & kDropped) != 0 ||
+        (packet.stamp() > until && alike > 1)) {
+      continue;
+    }
+    status_of(found) |= kDropped;
+    ++copies;
+  }
+  return copies;
+}
+
+bool FrameRing::is_copy(const std::byte* frame, const PacketView& packet) const {
+  const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
+  const tpacket3_hdr& other = packet.header();
+  if (h.tp_len != other.tp_len || h.tp_snaplen != other.tp_snaplen ||
+      h.tp_vlan_tci != other.hv1.tp_vlan_tci || h.tp_mac > frame_bytes_ ||
+      h.tp_snaplen > frame_bytes_ - h.tp_mac) {
+    return false;
+  }
+  const auto& from = *reinterpret_cast<const sockaddr_ll*>(frame + kFrameAddress);
+  return from.sll_pkttype == packet.address().sll_pkttype &&
+         from.sll_ifindex == packet.address().sll_ifindex &&
+         std::memcmp(frame + h.tp_mac, packet.bytes(), h.tp_snaplen) == 0;
+}
+
+Stamp FrameRing::stamp(const std::byte* frame) const {
+  const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
+  return Stamp{h.tp_sec} << 32 | h.tp_nsec;
+}
+
+void FrameRing::drop_all() {
+  next_ = (next_ + came()) % frame_count_;
+  for (unsigned i = 0; i < frame_count_; ++i) status_of(frame(i)) = kHeldFromTheStart;
+  held_ = frame_count_;
+  holding_ = true;
+  used_ = false;
 }
 
 unsigned FrameRing::take() {
@@ -179,15 +249,18 @@ unsigned FrameRing::fill() {
     std::byte* const from = frame(next_);
     std::uint32_t bytes = 0;
     std::uint8_t* at = reinterpret_cast<std::uint8_t*>(block) + end;
-    if (!stage(from, at, room - end, bytes)) break;
-    if (last != nullptr)
-      last->tp_next_offset = static_cast<std::uint32_t>(at - reinterpret_cast<std::uint8_t*>(last));
-    last = reinterpret_cast<tpacket3_hdr*>(at);
-    if (header.num_pkts++ == 0) {
-      header.ts_first_pkt.ts_sec = last->tp_sec;
-      header.ts_first_pkt.ts_nsec = last->tp_nsec;
+    if ((status_of(from) & kDropped) == 0) {
+      if (!stage(from, at, room - end, bytes)) break;
+      if (last != nullptr)
+        last->tp_next_offset =
+            static_cast<std::uint32_t>(at - reinterpret_cast<std::uint8_t*>(last));
+      last = reinterpret_cast<tpacket3_hdr*>(at);
+      if (header.num_pkts++ == 0) {
+        header.ts_first_pkt.ts_sec = last->tp_sec;
+        header.ts_first_pkt.ts_nsec = last->tp_nsec;
+      }
+      end += bytes;
     }
-    end += bytes;
     if (holding_) {
       ++held_;
     } else {

@@ -1,7 +1,7 @@
 // The second ring of a port in immediate mode: TPACKET_V2, whose frames are handed over one by one,
 // each with a wake-up, where V3 waits for a block.
 //
-// The two sockets are in a fan-out group (fanout.h: join_pair) in which the kernel asks this ring
+// The two sockets are in a fan-out group (pair.h) in which the kernel asks this ring
 // first and passes on to the V3 ring what has no room here (af_packet.c: fanout_demux_rollover). So
 // it is a gate: as long as frames are given back, packets come here; when they are held, the ring
 // is full after so many packets and everything goes to the V3 ring, without a wake-up; and when
@@ -58,6 +58,15 @@ class FrameRing {
   /// Whether it was ever let go.
   bool used() const { return used_; }
 
+  /// How many frames have come and were not taken, if none were ever.
+  unsigned came() const;
+  /// Drops of these all that `blocks` has a copy of, in the blocks from `ahead` on and in the one
+  /// that the kernel is filling. Returns how many. What is stamped after `until`, if not by chance,
+  /// is no copy: that counts for frames that are all alike. (pair.h)
+  unsigned drop_copies(const Source& blocks, unsigned ahead, Stamp until);
+  /// Drops all of them, and holds all frames as at first. No more come.
+  void drop_all();
+
   /// Moves frames that have come into a block of the source. Returns how many.
   unsigned take();
   /// Whether there is a frame that take() would move; and whether anything is left to be read.
@@ -82,6 +91,9 @@ class FrameRing {
   bool is_ours(unsigned index) const;
   unsigned fill();
   void tell_of_rest();
+  unsigned drop_copies(PacketCursor packets, unsigned count, Stamp until);
+  bool is_copy(const std::byte* frame, const PacketView& packet) const;
+  Stamp stamp(const std::byte* frame) const;
   bool stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,
              std::uint32_t& bytes) const;
 

@@ -12,7 +12,13 @@ namespace pcapv3 {
 
 void Intake::ignore_outgoing(bool ignore) {
   if (ignore == ignoring_) return;
-  const int value = ignore ? 1 : 0;
+  int value = 0;
+  socklen_t length = sizeof(value);
+  if (ignore && (getsockopt(socket_, SOL_PACKET, PACKET_IGNORE_OUTGOING, &value, &length) != 0 ||
+                 value != 0)) {
+    return;
+  }
+  value = ignore ? 1 : 0;
   if (setsockopt(socket_, SOL_PACKET, PACKET_IGNORE_OUTGOING, &value, sizeof(value)) == 0) {
     ignoring_ = ignore;
   }
@@ -29,7 +35,6 @@ void Intake::cut_at(std::uint32_t bytes) {
   const sock_fprog program = {1, &accept};
   // Where it fails, the reader cuts.
   (void)setsockopt(socket_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
-  (void)setsockopt(second_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
 }  // namespace pcapv3

@@ -11,14 +11,12 @@ namespace pcapv3 {
 
 class Intake {
  public:
-  /// What `socket`, or both, take in.
-  explicit Intake(int socket = -1, int second = -1) : socket_(socket), second_(second) {}
-
-  void forget_second() { second_ = -1; }
+  /// What `socket` takes in.
+  explicit Intake(int socket = -1) : socket_(socket) {}
 
   /// Keeps outgoing packets out of the ring, or lets them in again (PACKET_IGNORE_OUTGOING, Linux
   /// 4.20). For captures of incoming packets only, and for lo, which hands each packet sent back as
-  /// one received.
+  /// one received. A program that has set the option by itself has it stay set.
   void ignore_outgoing(bool ignore);
 
   /// Has packets cut to `bytes` as they are stored, by a filter that accepts all of them. Only for
@@ -28,8 +26,7 @@ class Intake {
 
  private:
   int socket_;
-  int second_;
-  bool ignoring_ = false;
+  bool ignoring_ = false;  // because it was told to here
 };
 
 }  // namespace pcapv3

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 
@@ -108,14 +109,19 @@ std::uint64_t free_memory() {
 }
 
 bool kernel_is_at_least(unsigned major, unsigned minor) {
-  utsname name{};
-  unsigned running_major = 0;
-  unsigned running_minor = 0;
-  if (uname(&name) != 0 ||
-      std::sscanf(name.release, "%u.%u", &running_major, &running_minor) != 2) {
-    return false;
+  // Asked for once: not all who ask may make system calls that stock libpcap does not make.
+  static std::atomic<unsigned> running{0};
+  if (running.load(std::memory_order_relaxed) == 0) {
+    utsname name{};
+    unsigned running_major = 0;
+    unsigned running_minor = 0;
+    if (uname(&name) != 0 ||
+        std::sscanf(name.release, "%u.%u", &running_major, &running_minor) != 2) {
+      return false;
+    }
+    running.store(running_major << 16 | running_minor, std::memory_order_relaxed);
   }
-  return running_major > major || (running_major == major && running_minor >= minor);
+  return running.load(std::memory_order_relaxed) >= (major << 16 | minor);
 }
 
 std::uint64_t largest_packet(int index) {

@@ -42,9 +42,6 @@ void pcapv3_begin_frames(pcapv3_port* port, int frames, int interface, int cooke
   port->begin_frames(frames, interface, cooked != 0);
 }
 int pcapv3_made_frames(pcapv3_port* port) { return port->has_made_frames() ? 0 : -1; }
-int pcapv3_join_frames(pcapv3_port* port, int fd, int loopback) {
-  return port->join_frames(fd, loopback != 0) ? 0 : -1;
-}
 pcapv3_frames* pcapv3_close_frames(pcapv3_port* port) {
   return reinterpret_cast<pcapv3_frames*>(port->part_with_frames());
 }
@@ -52,6 +49,7 @@ void pcapv3_wait_for_frames(pcapv3_frames* frames) {
   delete reinterpret_cast<pcapv3::FrameRing*>(frames);
 }
 void pcapv3_drop_frames(pcapv3_port* port) { port->drop_frames(); }
+int pcapv3_second_socket(const pcapv3_port* port) { return port->second_socket(); }
 int pcapv3_frames_socket(const pcapv3_port* port) { return port->frames_socket(); }
 int pcapv3_fans_out(const pcapv3_port* port) { return port->fans_out() ? 1 : 0; }
 int pcapv3_shut(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
@@ -137,15 +135,18 @@ void pcapv3_aggregate_set_nonblocking(pcapv3_aggregate* aggregate, int nonblocki
 void pcapv3_aggregate_set_endless(pcapv3_aggregate* aggregate, int endless) {
   aggregate->set_endless(endless != 0);
 }
-int pcapv3_aggregate_settle(pcapv3_aggregate* aggregate) { return aggregate->settle() ? 1 : 0; }
+void pcapv3_aggregate_settle(pcapv3_aggregate* aggregate) { aggregate->settle(); }
+int pcapv3_aggregate_is_alone(const pcapv3_aggregate* aggregate) {
+  return aggregate->is_alone() ? 1 : 0;
+}
 int pcapv3_aggregate_descriptor(const pcapv3_aggregate* aggregate) {
   return aggregate->descriptor();
 }
 int pcapv3_aggregate_hides_descriptor(pcapv3_aggregate* aggregate, int timeout_ms) {
   return aggregate->hides_descriptor(timeout_ms) ? 1 : 0;
 }
-void pcapv3_aggregate_watch_descriptor(pcapv3_aggregate* aggregate) {
-  aggregate->watch_descriptor();
+int pcapv3_aggregate_watch_descriptor(pcapv3_aggregate* aggregate) {
+  return aggregate->watch_descriptor() ? 1 : 0;
 }
 int pcapv3_aggregate_read(pcapv3_aggregate* aggregate, int count, pcap_handler callback,
                           u_char* user) {

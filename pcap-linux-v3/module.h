@@ -70,20 +70,20 @@ int pcapv3_adapts(const struct pcapv3_port* port);
  * Gives a port that other one. `frames` is a socket of the same type as the handle's, cooked or
  * not, made before that, not bound, and the port's to close from then on. It is begun with before
  * the handle is activated on interface `interface` (0: all), and goes on meanwhile; then its socket
- * is bound as the handle's, `fd`, and the two are joined. Each of these two is 0, or -1 with the
- * debug log told: the port does without.
+ * is bound as the handle's. The first read joins the two (pair.h). pcapv3_made_frames() is 0, or -1
+ * with the debug log told: the port does without.
  */
 void pcapv3_begin_frames(struct pcapv3_port* port, int frames, int interface, int cooked);
 int pcapv3_made_frames(struct pcapv3_port* port);
-int pcapv3_join_frames(struct pcapv3_port* port, int fd, int loopback);
 void pcapv3_drop_frames(struct pcapv3_port* port);
 /* Begins to close it, which goes on meanwhile, when nothing is read any more; and waits for that.
  * NULL is allowed. */
 struct pcapv3_frames;
 struct pcapv3_frames* pcapv3_close_frames(struct pcapv3_port* port);
 void pcapv3_wait_for_frames(struct pcapv3_frames* frames);
-/* That socket; -1 if there is none (any more). */
+/* That socket; -1 if there is none (any more), or for the second, if no packets come there. */
 int pcapv3_frames_socket(const struct pcapv3_port* port);
+int pcapv3_second_socket(const struct pcapv3_port* port);
 
 /*
  * Whether the handle is to share an interface's packets with others. If so, its socket is shut
@@ -222,14 +222,16 @@ void pcapv3_aggregate_set_endless(struct pcapv3_aggregate* aggregate, int endles
  * is above 0, without a packet. */
 int pcapv3_aggregate_descriptor(const struct pcapv3_aggregate* aggregate);
 int pcapv3_aggregate_hides_descriptor(struct pcapv3_aggregate* aggregate, int timeout_ms);
-/* Tells that the program has been given the descriptor, which has to say from now on when it is
- * time to read. */
-void pcapv3_aggregate_watch_descriptor(struct pcapv3_aggregate* aggregate);
+/* Tells that the program is given the descriptor, which has to say from now on when it is time to
+ * read. 0 if it is to get the lone port's socket instead. From any thread. */
+int pcapv3_aggregate_watch_descriptor(struct pcapv3_aggregate* aggregate);
 
-/* Has all packets come as blocks from now on, for a program that does more with the socket than to
- * read. Those that came as frames before are still read. Not 0 if there were none ever, and nobody
- * has the descriptor: a lone port can be removed then and read by itself. */
-int pcapv3_aggregate_settle(struct pcapv3_aggregate* aggregate);
+/* Has all packets of a lone port come as blocks from now on, for a program that does more with the
+ * socket than to read. Those that came as frames before are still read. If there were none ever,
+ * and nobody has the descriptor, the port is alone: it is read as if there had never been frames,
+ * and the program waits for its socket. From any thread. */
+void pcapv3_aggregate_settle(struct pcapv3_aggregate* aggregate);
+int pcapv3_aggregate_is_alone(const struct pcapv3_aggregate* aggregate);
 
 /* As pcapv3_read() and pcapv3_take(). */
 int pcapv3_aggregate_read(struct pcapv3_aggregate* aggregate, int count, pcap_handler callback,

@@ -211,7 +211,7 @@ void pcapv3_port::refresh() {
   pcapv3_linux_look(handle_, &view);
   if (!active_) {
     active_ = true;
-    intake_ = pcapv3::Intake(view.socket, frames_socket());
+    intake_ = pcapv3::Intake(view.socket);
     if (aggregate_ == nullptr) break_.allow_drain(settings_.drain);
     cut_at_ = cut_for(view, largest_packet_);
   }
@@ -494,8 +494,20 @@ void pcapv3_port::begin_frames(int frames, int interface, bool cooked) {
 
 bool pcapv3_port::has_made_frames() {
   if (frames_ == nullptr) return false;
-  if (frames_->wait_until_made() && pcapv3::shut(frames_->socket())) return true;
-  debug_.line("%s: no ring of frames: %s", device_, std::strerror(errno));
+  // With fewer blocks they are all in somebody's hands too soon: the one being read, the one that
+  // is filled, and one that makes the socket readable (pair.h).
+  constexpr std::uint32_t kFewestBlocks = 4;
+  if (ring_.geometry().block_count < kFewestBlocks) {
+    debug_.line("%s: no ring of frames, as there are %u blocks only", device_,
+                ring_.geometry().block_count);
+  } else if (frames_->wait_until_made() && pcapv3::shut(frames_->socket())) {
+    debug_.line("%s: TPACKET_V2 ring, %u frames of %u KiB", device_, frames_->frame_count(),
+                frames_->frame_bytes() / 1024);
+    has_frames_ = true;
+    return true;
+  } else {
+    debug_.line("%s: no ring of frames: %s", device_, std::strerror(errno));
+  }
   drop_frames();
   return false;
 }
@@ -506,16 +518,24 @@ pcapv3::FrameRing* pcapv3_port::part_with_frames() {
   return frames;
 }
 
-bool pcapv3_port::join_frames(int fd, bool loopback) {
-  if (!pcapv3::copy_stamps(fd, frames_->socket()) ||
-      !pcapv3::join_pair(fd, frames_->socket(), loopback)) {
-    debug_.line("%s: no ring of frames: %s", device_, std::strerror(errno));
-    drop_frames();
+bool pcapv3_port::join_frames(int socket) {
+  constexpr std::uint64_t kAgainNs = 100 * kNsPerMs;
+  const std::uint64_t now_ns = pcapv3::monotonic_ns();
+  if (now_ns < joining_ns_) return true;
+  begin_read();  // which may change the filter
+  pcapv3::Pair::Counts counts;
+  using Joining = pcapv3::Pair::Joining;
+  const Joining joining =
+      pcapv3::copy_stamps(socket, frames_->socket())
+          ? pair_.join(socket, *frames_, source_,
+                       plan_.interface > 0 && plan_.interface == plan_.loopback, counts)
+          : Joining::kFailed;
+  if (joining == Joining::kFailed) {
+    debug_.line("%s: no packets by the ring of frames: %s", device_, std::strerror(errno));
     return false;
   }
-  has_frames_ = true;
-  debug_.line("%s: TPACKET_V2 ring, %u frames of %u KiB", device_, frames_->frame_count(),
-              frames_->frame_bytes() / 1024);
+  joining_ns_ = now_ns + kAgainNs;
+  if (joining == Joining::kDone) pcapv3_linux_add_counts(handle_, counts.packets, counts.drops);
   return true;
 }
 
@@ -526,18 +546,21 @@ void pcapv3_port::drop_frames() {
   } else {
     has_frames_ = merged_ = false;
   }
-  if (kept_ >= 0) ring_.give_back(static_cast<unsigned>(kept_));
-  kept_ = -1;
+  pair_.stop_waking(ring_);
   delete frames_;
   frames_ = nullptr;
-  intake_.forget_second();
 }
 
 void pcapv3_port::take_frames(std::uint64_t now_ns) {
   const unsigned came = frames_->take();
   counters_.frames += came;
-  if (settled_) return;
-  if (!frames_->used()) frames_->let_go();
+  if (settled_ || !pair_.is_joined()) return;
+  if (pair_.is_ending()) {
+    if (!pair_.is_ended()) return;  // whoever has asked is about it
+    settled_ = true;
+    debug_.line("%s: no more packets by the ring of frames", device_);
+    return;
+  }
   const bool busy = pace_.busy();
   if (busy && source_.has(0)) return;  // it lags behind: the clock says nothing
   const bool full = came >= frames_->frame_count() - frames_->frame_count() / 4;
@@ -586,25 +609,6 @@ void pcapv3_port::relieve(int socket) {
   pressed_ = half_full;
   pollfd look = {socket, POLLIN, 0};
   (void)poll(&look, 1, 0);
-}
-
-void pcapv3_port::settle() {
-  if (settled_) return;
-  // Twice: to take a program's place waits for packets that are under way.
-  (void)pcapv3::choose_blocks(frames_->socket());
-  (void)pcapv3::choose_blocks(frames_->socket());
-  settled_ = true;
-  // The socket that the program waits on from now on tells nothing of frames. It calls itself
-  // readable while the block before the one that is being filled is not the kernel's
-  // (af_packet.c: packet_poll): that is kept until they have been read.
-  if (frames_->has_packets() && !source_.has(0)) {
-    const unsigned before = source_.index(source_.block_count() - 1);
-    if (!ring_.is_ours(before)) {
-      ring_.keep(before);
-      kept_ = static_cast<int>(before);
-    }
-  }
-  debug_.line("%s: no more packets by the ring of frames", device_);
 }
 
 /// Else each packet's event has it.

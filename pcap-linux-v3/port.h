@@ -26,6 +26,7 @@
 #include "machine.h"
 #include "module.h"
 #include "pace.h"
+#include "pair.h"
 #include "pause.h"
 #include "process.h"
 #include "ring.h"
@@ -63,11 +64,11 @@ struct pcapv3_port {
   void begin_frames(int frames, int interface, bool cooked);
   /// Whether that is made. False: it is gone.
   bool has_made_frames();
-  /// Has packets of `fd` and that ring, both bound, come by one or the other. False: it is gone.
-  bool join_frames(int fd, bool loopback);
   /// Leaves it to the caller, closed or nearly.
   pcapv3::FrameRing* part_with_frames();
   int frames_socket() const { return frames_ != nullptr ? frames_->socket() : -1; }
+  /// The same once packets come there.
+  int second_socket() const { return pair_.is_joined() ? frames_socket() : -1; }
   int make_ring(int fd, const pcapv3_wish& wish);
   void refresh();
   void filter_set();
@@ -116,8 +117,11 @@ struct pcapv3_port {
   std::uint64_t until_frames(std::uint64_t now_ns) const;
   /// Has the kernel see that there is room for blocks again; to be called at each look.
   void relieve(int socket);
-  /// No more packets come as frames.
-  void settle();
+  /// What becomes of the two rings.
+  pcapv3::Pair& pair() { return pair_; }
+  /// Has packets of `socket` come by one or the other from now on, if they do not yet, and if it is
+  /// time to try. False if that can't be.
+  bool join_frames(int socket);
   bool is_settled() const { return settled_; }
   void clear_frames_error();
   void drop_frames();
@@ -182,7 +186,8 @@ struct pcapv3_port {
   bool bypassed_ = false;    // the kernel does not ask the ring of frames
   bool has_frames_ = false;  // or had
   bool settled_ = false;
-  int kept_ = -1;                       // a block that makes the socket readable; -1: none
+  pcapv3::Pair pair_;
+  std::uint64_t joining_ns_ = 0;        // when it is time to try, by CLOCK_MONOTONIC
   bool pressed_ = false;                // the ring of blocks was half full
   bool merged_ = false;                 // its packets can have come late
   pcapv3::Lender* lender_ = nullptr;    // once a block was taken

@@ -59,4 +59,21 @@ bool Ring::create(int fd, const Geometry& wanted, bool flow_hash) {
   }
 }
 
+int Ring::keep_one() const {
+  // The kernel numbers the blocks as it opens them (prb_open_block): the one with the highest
+  // number is the one that it is filling, or was, if it has none.
+  unsigned filling = 0;
+  for (unsigned i = 1; i < geometry_.block_count; ++i) {
+    if (number(i) > number(filling)) filling = i;
+  }
+  const unsigned before = filling != 0 ? filling - 1 : geometry_.block_count - 1;
+  const std::uint64_t known = number(before);
+  if (!change(before, TP_STATUS_KERNEL, kKept)) return -1;
+  if (number(before) == known) return static_cast<int>(before);
+  // It has come to it meanwhile, all around the ring. If it is done with it already, it has
+  // overwritten the status, and there is something to read.
+  let_go(before);
+  return -1;
+}
+
 }  // namespace pcapv3

@@ -8,6 +8,7 @@
 #include <linux/if_packet.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "geometry.h"
@@ -47,13 +48,15 @@ class Ring {
   /// Whether the kernel has handed over this block: from then on its content is the reader's to
   /// see.
   bool is_ours(unsigned index) const {
-    return (__atomic_load_n(&block(index)->hdr.bh1.block_status, __ATOMIC_ACQUIRE) &
-            TP_STATUS_USER) != 0;
+    return (__atomic_load_n(&block(index)->hdr.bh1.block_status, __ATOMIC_ACQUIRE) & kKept) ==
+           TP_STATUS_USER;
   }
-  /// Takes a block that the kernel has not come to, which does not come to it then.
-  void keep(unsigned index) {
-    __atomic_store_n(&block(index)->hdr.bh1.block_status, TP_STATUS_USER, __ATOMIC_RELEASE);
-  }
+  /// Takes the block before the one that the kernel is filling, which is free, so that the socket
+  /// calls itself readable (af_packet.c: packet_poll) and the kernel does not come to it. It has
+  /// nothing to read. Returns its number; -1 if the socket does so anyway. For any thread.
+  int keep_one() const;
+  /// Lets the kernel have it again.
+  void let_go(unsigned index) const { (void)change(index, kKept, TP_STATUS_KERNEL); }
   /// Gives a block back to the kernel. Nothing in it may be read any more.
   void give_back(unsigned index) { give_back(*block(index)); }
   static void give_back(tpacket_block_desc& block) {
@@ -61,6 +64,18 @@ class Ring {
   }
 
  private:
+  /// The status of a block that was kept: not the kernel's, who takes any but 0 for the reader's
+  /// (prb_lookup_block), and not one that it has handed over.
+  static constexpr std::uint32_t kKept = TP_STATUS_USER | 1u << 16;
+
+  bool change(unsigned index, std::uint32_t from, std::uint32_t to) const {
+    return __atomic_compare_exchange_n(&block(index)->hdr.bh1.block_status, &from, to, false,
+                                       __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+  }
+  std::uint64_t number(unsigned index) const {
+    return __atomic_load_n(&block(index)->hdr.bh1.seq_num, __ATOMIC_ACQUIRE);
+  }
+
   Geometry geometry_;
   std::byte* base_ = nullptr;
 };

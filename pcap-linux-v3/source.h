@@ -91,6 +91,7 @@ class Source {
     const unsigned count = ring_.geometry().block_count;
     return index < count ? index : index - count;
   }
+  const Ring& ring() const { return ring_; }
   /// How many blocks there are in all.
   unsigned block_count() const { return ring_.geometry().block_count; }
 

@@ -17,11 +17,8 @@ namespace {
 
 int play(int argc, char** argv) {
   const std::span<const Scenario> subjects[] = {
-      kSetupScenarios,
-      kFiltersScenarios,
-      kFramesSeenScenarios,
-      kReadingScenarios,
-      kLifecycleScenarios,
+      kSetupScenarios,   kFiltersScenarios,   kFramesSeenScenarios,
+      kReadingScenarios, kLifecycleScenarios,
   };
   const bool list = argc == 2 && std::string_view(argv[1]) == "--list";
   if (!list && argc != 3) {

@@ -221,4 +221,100 @@ TEST_CASE("a frame whose bytes are not in it is corrupt, not read") {
   }
 }
 
+namespace {
+
+/// Stamps, each of a packet as TestFrames::fill() makes it, in a ring of blocks: the last one is
+/// the one that the kernel is filling.
+class TestCopies {
+ public:
+  explicit TestCopies(const std::vector<std::vector<std::uint32_t>>& blocks, std::uint8_t alike = 0)
+      : ring_(mmap(nullptr, geometry_.ring_bytes(), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+              geometry_) {
+    for (unsigned i = 0; i < blocks.size(); ++i) {
+      TestBlock block(geometry_.block_bytes, kHeadroom);
+      block.header().seq_num = i + 1;
+      if (i + 1 == blocks.size()) block.header().block_status = TP_STATUS_KERNEL;
+      for (const std::uint32_t nsec : blocks[i]) {
+        sockaddr_ll from{};
+        from.sll_ifindex = 7;
+        REQUIRE(block.add(
+            {.bytes = counting(60, alike != 0 ? alike : static_cast<std::uint8_t>(nsec / 10 * 10)),
+             .wire_length = 61,
+             .nsec = nsec,
+             .tci = 5,
+             .from = from}));
+      }
+      std::memcpy(static_cast<void*>(ring_.block(i)), block.desc(), geometry_.block_bytes);
+    }
+    source_.set_headroom(kHeadroom);
+  }
+  const Source& source() const { return source_; }
+
+ private:
+  Geometry geometry_{4096, 4, 10};
+  Ring ring_;
+  Source source_{ring_};
+};
+
+constexpr Stamp at(std::uint32_t nsec) { return Stamp{1} << 32 | nsec; }
+
+}  // namespace
+
+TEST_CASE("frames that the blocks have a copy of are dropped") {
+  TestFrames frames(8);
+  frames.ring().let_go();
+  for (const std::uint32_t nsec : {20u, 30u, 40u, 50u, 60u}) REQUIRE(frames.fill(nsec));
+  // Also out of order, and behind what may come.
+  const TestCopies copies({{10, 21}, {42, 31}, {70}});
+  CHECK(frames.ring().came() == 5);
+  CHECK(frames.ring().drop_copies(copies.source(), 0, at(25)) == 3);
+  CHECK(frames.ring().take() == 2);
+  CHECK(frames.read() == std::vector<std::uint32_t>{50, 60});
+  CHECK(frames.room() == 8);
+  CHECK_FALSE(frames.ring().has_packets());
+}
+
+TEST_CASE("a copy can be in the block that the kernel is filling, and in none before a place") {
+  for (const unsigned ahead : {0u, 1u}) {
+    TestFrames frames(8);
+    frames.ring().let_go();
+    for (const std::uint32_t nsec : {20u, 30u}) REQUIRE(frames.fill(nsec));
+    const TestCopies copies(std::vector<std::vector<std::uint32_t>>{{21}, {31}});
+    CHECK(frames.ring().drop_copies(copies.source(), ahead, at(100)) == 2 - ahead);
+    CHECK(frames.ring().take() == ahead);
+    CHECK(frames.read().size() == ahead);
+  }
+}
+
+TEST_CASE("frames that are all alike lose as many as there are copies") {
+  TestFrames frames(8);
+  frames.ring().let_go();
+  for (const std::uint32_t nsec : {20u, 30u, 40u, 50u}) {
+    REQUIRE(frames.fill(nsec));
+    auto* bytes = reinterpret_cast<std::uint8_t*>(&frames.header(frames.ring().came() - 1));
+    std::memcpy(bytes + kMac, counting(60, 9).data(), 60);
+  }
+  // One from before, three copies, and two that found no frame free.
+  const TestCopies copies({{11, 21, 31}, {41, 71, 81}}, 9);
+  CHECK(frames.ring().drop_copies(copies.source(), 0, at(60)) == 3);
+  CHECK(frames.ring().take() == 1);
+  CHECK(frames.read() == std::vector<std::uint32_t>{50});
+}
+
+TEST_CASE("when all are dropped, the ring is as at first") {
+  TestFrames frames(6);
+  frames.ring().let_go();
+  for (std::uint32_t i = 0; i < 4; ++i) REQUIRE(frames.fill(i));
+  frames.ring().drop_all();
+  CHECK(frames.room() == 0);
+  CHECK_FALSE(frames.ring().used());
+  CHECK(frames.ring().take() == 0);
+  frames.ring().let_go();
+  CHECK(frames.room() == 6);
+  for (std::uint32_t i = 10; i < 16; ++i) REQUIRE(frames.fill(i));
+  CHECK(frames.ring().take() == 6);
+  CHECK(frames.read() == std::vector<std::uint32_t>{10, 11, 12, 13, 14, 15});
+}
+
 }  // namespace pcapv3::test

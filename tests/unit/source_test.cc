@@ -258,4 +258,33 @@ TEST_CASE("a ring that can't be made leaves an error number and no ring") {
   CHECK(ring.geometry().block_count == 0);
 }
 
+TEST_CASE("a block that is kept, to make the socket readable, is not one to read") {
+  TestRing ring(4);
+  Source source(ring.ring());
+  for (unsigned i = 0; i < 3; ++i) ring.hand_over(i, 1, 0, i + 1);
+  ring.ring().block(3)->hdr.bh1.seq_num = 4;  // the kernel fills it
+  for (unsigned i = 0; i < 3; ++i) {
+    REQUIRE(source.open());
+    source.close();
+  }
+  CHECK(ring.ring().keep_one() == 2);
+  CHECK_FALSE(ring.is_kernels(2));
+  CHECK_FALSE(ring.ring().is_ours(2));
+  CHECK(ring.ring().keep_one() == -1);  // it is readable already
+  ring.hand_over(3, 1, 0, 4);
+  ring.hand_over(0, 1, 0, 5);
+  ring.hand_over(1, 1, 0, 6);
+  for (unsigned i = 0; i < 3; ++i) {
+    REQUIRE(source.open());
+    source.close();
+  }
+  CHECK_FALSE(source.open());
+  ring.ring().let_go(2);
+  CHECK(ring.is_kernels(2));
+  // Not where the kernel has handed it over meanwhile.
+  ring.hand_over(2, 1, 0, 7);
+  ring.ring().let_go(2);
+  CHECK(source.open());
+}
+
 }  // namespace pcapv3::test

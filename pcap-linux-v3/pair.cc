@@ -1,0 +1,135 @@
+#include "pair.h"
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/if_packet.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include "clock.h"
+#include "fanout.h"
+#include "frame_ring.h"
+#include "ring.h"
+#include "source.h"
+
+namespace pcapv3 {
+namespace {
+
+/// How long a packet is on its way from one ring to the other, but for interrupts.
+constexpr std::uint64_t kOnItsWayNs = 10'000;
+
+/// Waits until no packet is under way any more that came into a place in the kernel's lists, or met
+/// a filter, that is no more: for an RCU grace period. `socket` is in a group.
+bool wait_for_grace(int socket) {
+  // Twice: to take a program's place does.
+  return choose_frames(socket) && choose_frames(socket);
+}
+
+/// What the socket has counted since it was asked last.
+Pair::Counts take_counts(int socket) {
+  tpacket_stats stats = {};
+  socklen_t length = sizeof(stats);
+  (void)getsockopt(socket, SOL_PACKET, PACKET_STATISTICS, &stats, &length);
+  return {stats.tp_packets, stats.tp_drops};
+}
+
+}  // namespace
+
+void Pair::end(int blocks, const Ring& ring, bool wakes) {
+  // Twice, see wait_for_grace().
+  (void)choose_blocks(blocks);
+  (void)choose_blocks(blocks);
+  if (wakes) {
+    const int kept = ring.keep_one();
+    int none = kNone;
+    // The reader may have found out by itself that there are no frames any more.
+    if (kept >= 0 && !kept_.compare_exchange_strong(none, kept)) {
+      ring.let_go(static_cast<unsigned>(kept));
+    }
+  }
+  state_.fetch_or(kEnded);
+}
+
+void Pair::stop_waking(const Ring& ring) {
+  const int kept = kept_.exchange(kStopped);
+  if (kept >= 0 && !maker_.is_other()) ring.let_go(static_cast<unsigned>(kept));
+}
+
+Pair::Joining Pair::join(int blocks, FrameRing& frames, const Source& source, bool loopback,
+                         Counts& counts) {
+  unsigned state = state_.load();
+  do {
+    if ((state & (kJoining | kEnding)) != 0) return Joining::kFailed;
+  } while (!state_.compare_exchange_weak(state, state | kJoining));
+  const Joining joining = join_now(blocks, frames, source, loopback, counts);
+  const int reason = errno;
+  if (joining != Joining::kDone) {
+    state_.fetch_and(~kJoining);
+  } else if ((state_.fetch_xor(kJoining | kJoined) & kEnding) != 0) {
+    // Meanwhile another thread has asked for the end, and left it to this one.
+    end(blocks, source.ring(), true);
+  }
+  errno = reason;
+  return joining;
+}
+
+Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const Source& source, bool loopback,
+                             Counts& counts) {
+  sock_filter code[BPF_MAXINSNS];
+  sock_fprog filter = {BPF_MAXINSNS, code};
+  if (!grouped_ && are_in_one_group(blocks, frames.socket())) {
+    // Another process has done it, that was forked from this one or that this one was forked from;
+    // and may have read, nobody knows up to where.
+    (void)choose_blocks(blocks);
+    errno = EALREADY;
+    return Joining::kFailed;
+  }
+  if (!get_filter(blocks, filter)) return Joining::kFailed;
+  if (!grouped_ && !begin_pair(frames.socket(), loopback, group_)) {
+    // What it says also of an interface that is down (before Linux 6.13).
+    return errno == EINVAL ? Joining::kLater : Joining::kFailed;
+  }
+  grouped_ = true;
+
+  unsigned ahead = 0;
+  while (ahead < source.block_count() && source.has(ahead)) ++ahead;
+  if (ahead >= source.block_count() / 2) {
+    // Less than all of the ring can be used from then on (port.cc: relieve).
+    errno = EBUSY;
+    return Joining::kLater;
+  }
+  frames.let_go();
+  Joining joining = Joining::kFailed;
+  std::uint64_t joined_ns = 0;
+  Counts before;
+  if (open_filter(frames.socket(), filter)) {
+    before = take_counts(frames.socket());  // which the blocks have, too
+    if (frames.came() > frames.frame_count() / 2) {
+      errno = EBUSY;
+      joining = Joining::kLater;
+    } else if (complete_pair(blocks, group_)) {
+      joined_ns = realtime_ns();
+      joining = Joining::kDone;
+    } else if (errno == EINVAL || errno == ENETDOWN) {
+      joining = Joining::kLater;
+    }
+  }
+  const int reason = errno;
+  if (joining != Joining::kDone) (void)shut(frames.socket());
+  const bool settled = wait_for_grace(frames.socket());
+  if (joining == Joining::kDone) {
+    const unsigned copies = frames.drop_copies(source, ahead, stamp_of(joined_ns + kOnItsWayNs));
+    counts = take_counts(frames.socket());
+    counts.packets += before.packets - before.drops;
+    counts.packets -= std::min(counts.packets, copies);
+  } else {
+    frames.drop_all();
+    (void)take_counts(frames.socket());
+    if (!settled) joining = Joining::kFailed;
+  }
+  errno = reason;
+  return joining;
+}
+
+}  // namespace pcapv3
