@@ -262,7 +262,7 @@ void refused_lists() {
 }
 
 void refused_settings() {
-  for (const char* variable : {"PCAPV3_WINDOW", "PCAPV3_BLOCK", "PCAPV3_NOSUCH"}) {
+  for (const char* variable : {"PCAPV3_WINDOW", "PCAPV3_BLOCK", "PCAPV3_FANOUT"}) {
     setenv(variable, "12x", 1);
     check_refused("see0,see1", {variable, "12x"}, PCAP_ERROR);
     unsetenv(variable);
