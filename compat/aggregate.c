@@ -244,6 +244,10 @@ static int aggregate_inject(pcap_t* p, const void* bytes, int size) {
 
 static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
   struct aggregate* a = of(p);
+  if (filter == NULL) {
+    snprintf(p->errbuf, sizeof(p->errbuf), "there is no filter to set");
+    return PCAP_ERROR;
+  }
   struct bpf_program before = p->fcode;
   memset(&p->fcode, 0, sizeof(p->fcode)); /* which would be freed */
   int status = INSTALL_FILTER(p, filter) != 0 ? PCAP_ERROR : 0;

@@ -392,8 +392,12 @@ unsigned pcapv3_linux_block_filtered(pcap_t* p) {
 }
 
 void pcapv3_linux_count(pcap_t* p) {
-  struct pcap_stat passed_on; /* by seam_getsockopt() */
-  (void)pcap_stats_linux(p, &passed_on);
+  /* The part of pcap_stats_linux() that opens no file, which a process may not allow itself. */
+  struct tpacket_stats stats;
+  socklen_t length = sizeof(stats);
+  if (seam_getsockopt(p, p->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length) != 0) return;
+  joined(p)->stock.stat.ps_recv += stats.tp_packets;
+  joined(p)->stock.stat.ps_drop += stats.tp_drops;
 }
 
 void pcapv3_linux_add_counts(pcap_t* p, unsigned packets, unsigned drops) {
@@ -644,13 +648,14 @@ static void silence(pcap_t* p) {
 
 static void port_cleanup(pcap_t* p) {
   struct pcapv3_port* port = joined(p)->port;
-  /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. */
-  struct pcap_stat last;
   pcapv3_wait_for_reader(&joined(p)->breaking);
   if (pcapv3_has_lent(port) && pcapv3_is_sole(port)) silence(p);
-  if (pcapv3_keeps_books(port) && pcapv3_is_own(port)) {
-    /* A group's packets that came after the last read are missing elsewhere. */
-    (void)(pcapv3_fans_out(port) ? pcap_stats_linux(p, &last) : port_stats(p, &last));
+  /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. (A
+   * group's packets that came after the last read are missing elsewhere.) */
+  struct pcap_stat last;
+  if (pcapv3_keeps_books(port) && pcapv3_is_own(port) &&
+      (pcapv3_fans_out(port) || !pcapv3_closed_books(port, &last))) {
+    pcapv3_linux_count(p);
   }
   use_stock_functions(p);
   leave_two(p);

@@ -164,11 +164,16 @@ void pcapv3_aggregate::follow_ports() {
 }
 
 int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
-  if (!reads_here()) return ports_[0]->read(count, callback, user);
+  // First of all: a close by another thread waits for what the first read does, too.
+  const bool nested = break_.begin_read();
+  int status;
+  if (!reads_here()) {
+    status = ports_[0]->read(count, callback, user);
+    break_.end_read(nested);
+    return status;
+  }
   lends_ = false;
   for (unsigned i = 0; i < count_; ++i) ports_[i]->begin_read();
-  break_.begin_read();
-  int status;
   if (count != 1 || !has_direct() || break_.draining()) {
     status = read_rings(count <= 0 ? INT_MAX : count, 0, callback, user);
   } else {
@@ -178,7 +183,7 @@ int pcapv3_aggregate::read(int count, pcap_handler callback, u_char* user) {
                  ? stay(1)
                  : read_rings(1, status, callback, user);
   }
-  break_.end_read();
+  break_.end_read(nested);
   return status;
 }
 
@@ -187,6 +192,10 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
   bool looked = false;     // at packets, if only to reject them
   bool collected = false;  // events
   give_up_ns_ = 0;
+  if (break_.draining() && drains_whole_) {  // blocks were taken before
+    clear_ends();
+    begin_drain(false);
+  }
   // A program that waits by select(2) may have done so for an event that brings nothing, such as a
   // block that was read already: its read must not wait on then. To be asked before that block is
   // given back, which takes the event away. One that does not wait in its reads would be told once
@@ -206,7 +215,12 @@ int pcapv3_aggregate::read_rings(int most, int delivered, pcap_handler callback,
       begin_drain(false);
     }
     // The last block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
-    if (delivered >= most) return has_more() ? stay(delivered) : leave(delivered);
+    // But the lone port's own socket calls itself readable while it is kept (af_packet.c:
+    // packet_poll): where that is waited on, the packet was copied.
+    if (delivered >= most) {
+      if (is_alone() && direct_ != nullptr && direct_->cursor().done()) give_back_direct();
+      return has_more() ? stay(delivered) : leave(delivered);
+    }
     if (break_.draining() && break_.is_overdue()) return end_drain(false);
     if (direct_ != nullptr && direct_->cursor().done()) give_back_direct();
     if (direct_ == nullptr && merge_.done()) look();
@@ -446,6 +460,7 @@ int pcapv3_aggregate::stay(int status) {
 
 /// Whether there may be packets that no event will tell of.
 bool pcapv3_aggregate::has_more() const {
+  if (break_.draining()) return true;  // to say that it is over, at least
   if (!lone_ || !merge_.done() || merge_.holds()) return true;
   return has_more(ports_[0]->source()) ||
          (frames() != nullptr && (has_more(frames()->source()) || frames()->has_frame()));
@@ -489,6 +504,7 @@ unsigned pcapv3_aggregate::sources(pcapv3::Source* (&sources)[kMostPorts]) {
 /// What the rings hold now is what is delivered before the read ends; see drain.h.
 void pcapv3_aggregate::begin_drain(bool whole) {
   drained_seen_ = seen();
+  drains_whole_ = whole;
   pcapv3::Source* all[kMostPorts];
   const unsigned count = sources(all);
   break_.set_waiting(true);  // nothing but a signal handler runs on this thread meanwhile
@@ -539,9 +555,9 @@ std::uint64_t pcapv3_aggregate::until_look(bool reading) const {
 
 /// Ends a read that a break is to end; see pcapv3_port::end_drain.
 int pcapv3_aggregate::end_drain(bool complete) {
-  *break_flag_ = 0;
   give_back_spent();
   clear_ends();
+  *break_flag_ = 0;
   break_.stop_drain();
   for (unsigned i = 0; i < count_; ++i) ports_[i]->close_books(complete);
   if (!complete) debug_.line("the drain took too long: some packets are undelivered");
@@ -551,7 +567,14 @@ int pcapv3_aggregate::end_drain(bool complete) {
 // ---- Blocks, which come port by port ----
 
 int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
-  if (!reads_here()) return ports_[0]->take(timeout_ms, block);
+  const bool nested = break_.begin_read();
+  const int status =
+      reads_here() ? take_blocks(timeout_ms, block) : ports_[0]->take(timeout_ms, block);
+  break_.end_read(nested);
+  return status;
+}
+
+int pcapv3_aggregate::take_blocks(int timeout_ms, pcap_v3_block** block) {
   if (!leave_merge()) return PCAP_ERROR;
   lends_ = true;
   give_up_ns_ = 0;
@@ -568,15 +591,16 @@ int pcapv3_aggregate::take(int timeout_ms, pcap_v3_block** block) {
                    ? pcapv3::Wait::kForEver
                    : pcapv3::monotonic_ns() + static_cast<unsigned>(timeout_ms) * kNsPerMs;
   }
-  break_.begin_read();
-  const int status = take_until(until_ns, block);
-  break_.end_read();
-  return status;
+  return take_until(until_ns, block);
 }
 
 /// take(), without what is done once for each call.
 int pcapv3_aggregate::take_until(std::uint64_t until_ns, pcap_v3_block** block) {
   bool over = false;
+  if (break_.draining() && !drains_whole_) {  // packets were read before
+    clear_ends();
+    begin_drain(true);
+  }
   for (;;) {
     if (*break_flag_ != 0) {
       if (break_.draining()) clear_ends();
@@ -628,11 +652,14 @@ int pcapv3_aggregate::lend(pcap_v3_block** block) {
 bool pcapv3_aggregate::leave_merge() {
   give_back_spent();
   if (direct_ != nullptr && direct_->cursor().done()) give_back_direct();
-  if (direct_ == &ports_[0]->source()) direct_ = nullptr;  // the rest of it can be taken
-  bool left = direct_ != nullptr;
+  // The rest of a block can be taken; but only then is it nobody's.
+  bool left = direct_ != nullptr && direct_ != &ports_[0]->source();
   for (unsigned i = 0; i < count_; ++i) left |= !merge_.is_closed(i);
   if (frames() != nullptr) left |= !merge_.is_closed(kFrames) || frames()->has_packets();
-  if (!left) return true;
+  if (!left) {
+    direct_ = nullptr;
+    return true;
+  }
   pcapv3_linux_error(handle_,
                      "packets of several rings are being read in time order: blocks can't be taken "
                      "before all that have come were read");
@@ -675,7 +702,8 @@ void pcapv3_aggregate::check_ports(const pcapv3::Wait::Events& events) {
         debug_.line("%s: the interface went down", ports_[i]->device());
       }
     }
-    if ((gone_ & bit(i)) != 0 && bind_again(i)) {
+    // Not in a drain, which shows less than there is: another ring would take the rest's place.
+    if ((gone_ & bit(i)) != 0 && !break_.draining() && bind_again(i)) {
       debug_.line("%s: the interface is back", ports_[i]->device());
       gone_ &= ~bit(i);
       down_ &= ~bit(i);

@@ -68,8 +68,12 @@ struct pcapv3_aggregate {
   void watch_links();
   /// No more packets of a lone port come as frames, though there may be some. From any thread.
   void settle();
-  /// Whether it is read without this.
-  bool is_alone() const { return lone_ && ports_[0]->pair().is_alone(); }
+  /// Whether the lone port's socket is what the program waits on: it is read without this, or there
+  /// are no frames any more.
+  bool is_alone() const {
+    return lone_ && (ports_[0]->pair().is_alone() ||
+                     (ports_[0]->pair().is_ending() && ports_[0]->frames() == nullptr));
+  }
   bool hides_descriptor(int timeout_ms);
   std::uint32_t most_retire_ms() const;
 
@@ -111,6 +115,7 @@ struct pcapv3_aggregate {
   std::uint64_t until_next() const;
   int end_drain(bool complete);
   std::uint64_t seen() const;
+  int take_blocks(int timeout_ms, pcap_v3_block** block);
   int take_until(std::uint64_t until_ns, pcap_v3_block** block);
   int leave(int status);
   int stay(int status);
@@ -169,4 +174,5 @@ struct pcapv3_aggregate {
   bool lends_ = false;                        // blocks were taken last, not packets read
   unsigned next_to_lend_ = 0;                 // port
   std::uint64_t drained_seen_ = 0;            // packets before the drain's present round
+  bool drains_whole_ = false;                 // it is of blocks that are lent
 };

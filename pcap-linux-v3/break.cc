@@ -8,19 +8,9 @@
 
 #include "clock.h"
 #include "confinement.h"
+#include "process.h"
 
 namespace pcapv3 {
-namespace {
-
-bool has_handler(int signal) {
-  struct sigaction action {};
-  if (sigaction(signal, nullptr, &action) != 0) return false;
-  if ((action.sa_flags & SA_SIGINFO) != 0) return true;
-  return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
-}
-
-}  // namespace
-
 void Break::request() {
   Call call = Call::kAtOnce;
   // A break while one is being worked on means it: now. Before the first read there is nothing to
@@ -47,23 +37,23 @@ void Break::wake() const {
   errno = error;
 }
 
-void Break::begin_read() {
+bool Break::begin_read() {
   reader_.store(pthread_self(), std::memory_order_relaxed);
   has_reader_.store(true, std::memory_order_release);
-  outer_ = reading_.exchange(true, std::memory_order_acquire);
+  reader_process_.store(process_generation(), std::memory_order_relaxed);
+  const bool nested = reading_.exchange(true, std::memory_order_acquire);
   waiting_.store(false, std::memory_order_relaxed);
   // The wait was left by a jump: what was called since was not called in it.
   Call jumped = Call::kInHandler;
   call_.compare_exchange_strong(jumped, Call::kUnknown, std::memory_order_relaxed);
+  return nested;
 }
 
 bool Break::was_in_handler() const {
   sigset_t now;
   if (!has_mask_ || pthread_sigmask(SIG_BLOCK, nullptr, &now) != 0) return false;
   for (int signal = 1; signal < NSIG; ++signal) {
-    if (sigismember(&mask_, signal) == 1 && sigismember(&now, signal) == 0 && has_handler(signal)) {
-      return true;
-    }
+    if (sigismember(&mask_, signal) == 1 && sigismember(&now, signal) == 0) return true;
   }
   return false;
 }
@@ -100,8 +90,10 @@ int Break::batch() {
 
 void Break::wait_for_reader() const {
   constexpr std::uint64_t kLongestNs = 50'000'000;
+  // A forked process has none of its parent's threads.
   if (!has_reader_.load(std::memory_order_acquire) ||
-      pthread_equal(pthread_self(), reader_.load(std::memory_order_relaxed)) != 0) {
+      pthread_equal(pthread_self(), reader_.load(std::memory_order_relaxed)) != 0 ||
+      reader_process_.load(std::memory_order_relaxed) != process_generation()) {
     return;
   }
   const std::uint64_t until_ns = monotonic_ns() + kLongestNs;

@@ -10,12 +10,12 @@
 //
 // A signal's break is one that is called in a signal handler which runs on the thread that reads.
 // While the library waits for packets nothing else can run there. In the callback, and between two
-// reads, a handler is known by its signal (sigaction(2)): it is blocked while the handler runs, not
-// when the library comes to look, and it has a handler. With SA_NODEFER nothing gives a handler
-// away, nor if the program keeps the signal blocked and lets it in by ppoll(2) or pselect(2) only:
-// then its break is as one that the program calls between two reads. To ask for the signals that
-// are blocked is a system call that stock libpcap does not make, so that in a process which has
-// confined itself (confinement.h) only a break during a wait drains.
+// reads, a handler is known by its signal (sigaction(2)): that is blocked while the handler runs,
+// and not when the library comes to look. With SA_NODEFER nothing gives a handler away, nor if the
+// program keeps the signal blocked and lets it in by ppoll(2) or pselect(2) only: then its break is
+// as one that the program calls between two reads. To ask for the signals that are blocked is a
+// system call that stock libpcap does not make, so that in a process which has confined itself
+// (confinement.h) only a break during a wait drains.
 //
 // A Break lies in the memory of the handle itself (module.h: pcapv3_break) and is good for as long
 // as the program may call pcap_breakloop(), however much of the handle is closed already.
@@ -62,9 +62,10 @@ class Break {
 
   // By the thread that reads.
 
-  /// A read begins, and ends; reads can be nested in callbacks.
-  void begin_read();
-  void end_read() { reading_.store(outer_, std::memory_order_release); }
+  /// A read begins; and ends, which is told what its begin returned: whether it is one in the
+  /// callback of another.
+  bool begin_read();
+  void end_read(bool nested) { reading_.store(nested, std::memory_order_release); }
 
   /// The reader is about to wait, or done with waiting: in between only a signal handler can run on
   /// its thread.
@@ -78,7 +79,11 @@ class Break {
   /// is to end at once, also when it was draining.
   bool start_drain();
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
-  void stop_drain() { draining_.store(false, std::memory_order_relaxed); }
+  /// The drain is over, and the break flag taken back: with whatever was called in its last moment.
+  void stop_drain() {
+    call_.store(Call::kNone, std::memory_order_relaxed);
+    draining_.store(false, std::memory_order_relaxed);
+  }
   /// Whether the drain has lasted long enough.
   bool is_overdue() const { return left_ns() == 0; }
   std::uint64_t left_ns() const;
@@ -108,7 +113,7 @@ class Break {
   std::atomic<bool> has_reader_{false};
   std::atomic<pthread_t> reader_{};
   std::atomic<bool> reading_{false};
-  bool outer_ = false;  // reading_ when the read began
+  std::atomic<std::uint32_t> reader_process_{0};  // process_generation()
   std::atomic<bool> waiting_{false};
   std::atomic<Call> call_{Call::kNone};
   std::atomic<std::uint64_t> call_ns_{0};  // CLOCK_MONOTONIC

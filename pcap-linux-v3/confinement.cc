@@ -10,27 +10,38 @@
 namespace pcapv3 {
 namespace {
 
-/// What the file tells of seccomp.
+/// What the file tells of seccomp, if it tells enough to know whether that has changed.
 struct State {
+  bool known = false;
   char mode = '0';
   unsigned long filters = 0;
   bool operator==(const State&) const = default;
 };
 
-std::atomic<unsigned> holders{0};
-std::atomic<int> status_file{-1};  // -1 also while a thread reads it
-std::atomic<pthread_t> noted_thread{};
-std::atomic<char> noted_mode{'0'};
-std::atomic<unsigned long> noted_filters{0};
-thread_local bool forks_unconfined __attribute__((tls_model("initial-exec")));
+/// All that is below is for who holds this. A signal handler does not wait for it.
+std::atomic_flag busy;
+unsigned holders = 0;
+int status_file = -1;
+pthread_t noted_thread;
+State noted;
+char text[8192];  // the file's, up to there, which may be on no signal handler's stack
 
-void close_status_file() {
-  const int file = status_file.exchange(-1);
-  if (file >= 0) close(file);
-}
+thread_local bool forks_unconfined __attribute__((tls_model("initial-exec")));
+thread_local bool forks_locked __attribute__((tls_model("initial-exec")));
+
+class Lock {
+ public:
+  Lock() {
+    while (busy.test_and_set(std::memory_order_acquire)) {
+    }
+  }
+  ~Lock() { busy.clear(std::memory_order_release); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+};
 
 /// The value behind `name`, which begins a line and ends with a colon; null if there is none.
-const char* value_of(const char* text, const char* name) {
+const char* value_of(const char* name) {
   const char* at = std::strstr(text, name);
   if (at == nullptr) return nullptr;
   at += std::strlen(name);
@@ -38,70 +49,92 @@ const char* value_of(const char* text, const char* name) {
   return at;
 }
 
-/// Reads the file, which is at its start, and goes back there if the state is `expected` or if
-/// there is none to expect: only then lseek(2) is known to be allowed.
-bool read_state(int file, const State* expected, State& state) {
-  char text[4096];
-  const ssize_t length = read(file, text, sizeof(text) - 1);
-  if (length <= 0) return false;
+/// Reads the file, which is at its start.
+State read_state() {
+  State state;
+  const ssize_t length = read(status_file, text, sizeof(text) - 1);
+  if (length <= 0) return state;
   text[length] = '\0';
-  state = State();
-  if (const char* mode = value_of(text, "\nSeccomp:")) state.mode = *mode;
-  if (const char* filters = value_of(text, "\nSeccomp_filters:")) {
-    for (; *filters >= '0' && *filters <= '9'; ++filters) {
-      state.filters = 10 * state.filters + static_cast<unsigned long>(*filters - '0');
-    }
+  const char* mode = value_of("\nSeccomp:");
+  const char* filters = value_of("\nSeccomp_filters:");
+  if (mode == nullptr) {
+    // A kernel that has no seccomp; unless the file goes on.
+    state.known = static_cast<std::size_t>(length) < sizeof(text) - 1;
+    return state;
   }
-  if (expected != nullptr && !(state == *expected)) return false;
-  return lseek(file, 0, SEEK_SET) == 0;
+  state.mode = *mode;
+  // Where one is in force, only their number tells of another (Linux 5.9).
+  state.known = state.mode == '0' || filters != nullptr;
+  for (; filters != nullptr && *filters >= '0' && *filters <= '9'; ++filters) {
+    state.filters = 10 * state.filters + static_cast<unsigned long>(*filters - '0');
+  }
+  return state;
+}
+
+void close_status_file() {
+  if (status_file >= 0) close(status_file);
+  status_file = -1;
 }
 
 /// Opens the file of this thread.
 void open_status_file() {
   close_status_file();
-  const int file = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC);
-  if (file < 0) return;
-  State state;
-  if (!read_state(file, nullptr, state)) {
-    close(file);
-    return;
-  }
-  noted_mode.store(state.mode);
-  noted_filters.store(state.filters);
-  noted_thread.store(pthread_self());
-  status_file.store(file);
+  status_file = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC);
+  if (status_file < 0) return;
+  noted = read_state();
+  noted_thread = pthread_self();
+  if (!noted.known || lseek(status_file, 0, SEEK_SET) != 0) close_status_file();
 }
 
 }  // namespace
 
 void note_confinement() {
-  holders.fetch_add(1);
+  const Lock lock;
+  ++holders;
   open_status_file();
 }
 
 void release_confinement() {
-  if (holders.fetch_sub(1) == 1) close_status_file();
+  const Lock lock;
+  if (--holders == 0) close_status_file();
 }
 
 bool is_unconfined() {
-  if (pthread_equal(noted_thread.load(), pthread_self()) == 0) return false;
-  const int file = status_file.exchange(-1);
-  if (file < 0) return false;
-  const State noted{noted_mode.load(), noted_filters.load()};
-  State now;
-  const bool unchanged = read_state(file, &noted, now);
-  status_file.store(file);
+  if (busy.test_and_set(std::memory_order_acquire)) return false;
+  bool unchanged = false;
+  if (status_file >= 0 && pthread_equal(noted_thread, pthread_self()) != 0) {
+    unchanged = read_state() == noted;
+    // Only now is this call known to be allowed. If it is not, the file tells nothing any more.
+    if (unchanged) unchanged = lseek(status_file, 0, SEEK_SET) == 0;
+  }
+  busy.clear(std::memory_order_release);
   return unchanged;
 }
 
-void confinement_before_fork() { forks_unconfined = holders.load() != 0 && is_unconfined(); }
+void confinement_before_fork() {
+  forks_unconfined = is_unconfined();
+  // So that no other thread holds it, of which the child would wait in vain; but not for ever, as
+  // it may be this very thread that does, in whose signal handler fork(2) is called.
+  constexpr int kTries = 100'000;
+  forks_locked = false;
+  for (int i = 0; i < kTries && !forks_locked; ++i) {
+    forks_locked = !busy.test_and_set(std::memory_order_acquire);
+  }
+}
+
+void confinement_in_parent() {
+  if (forks_locked) busy.clear(std::memory_order_release);
+}
 
 void confinement_in_child() {
-  if (forks_unconfined) {
+  if (forks_locked && holders != 0 && forks_unconfined) {
     open_status_file();
-  } else {
+  } else if (forks_locked) {
     close_status_file();
+  } else {
+    status_file = -1;
   }
+  busy.clear(std::memory_order_release);
 }
 
 }  // namespace pcapv3

@@ -4,7 +4,7 @@
 // it. Where the library wants a further call it asks here first. The answer costs one read(2), of
 // /proc/thread-self/status, which is opened while everything is still allowed (proc(5): "Seccomp",
 // and since Linux 5.9 "Seccomp_filters"). A filter that was there before, as in every container, is
-// no change.
+// no change; but before Linux 5.9 nothing tells it from one more, and the answer is no.
 //
 // There is one answer for the whole process, about the thread that activated a handle last.
 #pragma once
@@ -23,6 +23,7 @@ bool is_unconfined();
 /// To be called around fork(2): a child that goes on with its parent's handles, as a daemon does,
 /// is as free as the parent was.
 void confinement_before_fork();
+void confinement_in_parent();
 void confinement_in_child();
 
 }  // namespace pcapv3

@@ -192,8 +192,10 @@ bool shut(int socket) {
 }
 
 bool open_filter(int socket, const sock_fprog& filter) {
-  const int option = filter.len == 0 ? SO_DETACH_FILTER : SO_ATTACH_FILTER;
-  return setsockopt(socket, SOL_SOCKET, option, &filter, sizeof(filter)) == 0;
+  const int unused = 0;
+  return filter.len == 0
+             ? setsockopt(socket, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) == 0
+             : setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0;
 }
 
 bool get_filter(int socket, sock_fprog& filter) {

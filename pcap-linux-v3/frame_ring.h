@@ -54,7 +54,6 @@ class FrameRing {
   void let_go();
   /// Has no more packets come here, as soon as the ring is full.
   void hold() { holding_ = true; }
-  bool holding() const { return holding_; }
   /// Whether it was ever let go.
   bool used() const { return used_; }
 

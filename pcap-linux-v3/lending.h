@@ -54,7 +54,6 @@ struct pcap_v3_block {
   const pcap_v3_info& info() const { return info_; }
   int dispatch(int count, pcap_handler callback, u_char* user);
   int next(const pcap_pkthdr** header, const u_char** bytes);
-  /// The packet that was got last.
   /// The header of the packet that was got last; null if there was none.
   const tpacket3_hdr* current() const { return got_ != nullptr ? got_ : cursor_.walked(); }
   void give_back();

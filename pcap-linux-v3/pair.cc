@@ -76,7 +76,7 @@ Pair::Joining Pair::join(int blocks, FrameRing& frames, const Source& source, bo
 
 Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const Source& source, bool loopback,
                              Counts& counts) {
-  sock_filter code[BPF_MAXINSNS];
+  sock_filter code[BPF_MAXINSNS] = {};
   sock_fprog filter = {BPF_MAXINSNS, code};
   if (!grouped_ && are_in_one_group(blocks, frames.socket())) {
     // Another process has done it, that was forked from this one or that this one was forked from;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <cstdio>
 #include <cstring>
@@ -76,7 +77,8 @@ pcapv3_port::~pcapv3_port() {
   pcapv3::release_confinement();
   if (program_ != nullptr) program_->let_go();
   delete frames_;
-  if (lender_ != nullptr) lender_->close(std::move(ring_));
+  // Blocks that another process has taken never come back here: the ring does not wait for them.
+  if (lender_ != nullptr && is_own()) lender_->close(std::move(ring_));
 }
 
 void pcapv3_port::tell_books() {
@@ -139,7 +141,7 @@ bool pcapv3_port::join_fanout(int fd, int index, bool loopback) {
 }
 
 bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
-  sock_filter code[BPF_MAXINSNS];
+  sock_filter code[BPF_MAXINSNS] = {};
   sock_fprog filter = {BPF_MAXINSNS, code};
   pcapv3::Ring ring;
   if (!pcapv3::get_filter(fd, filter) || !pcapv3::copy_options(fd, spare) ||
@@ -271,7 +273,7 @@ void pcapv3_port::open_grace_period() {
 
 int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
   begin_read();
-  break_.begin_read();
+  const bool nested = break_.begin_read();
   int status;
   if (count != 1 || !source_.cursor().has_packet() || break_.draining()) {
     status = read_blocks(count <= 0 ? INT_MAX : count, 0, callback, user);
@@ -282,13 +284,14 @@ int pcapv3_port::read(int count, pcap_handler callback, u_char* user) {
       status = read_blocks(1, status, callback, user);
     }
   }
-  break_.end_read();
+  break_.end_read(nested);
   return status;
 }
 
 /// Reads until `most` packets are delivered, `delivered` of them before.
 int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_char* user) {
-  bool looked = delivered != 0;  // at packets, if only to reject them
+  bool looked = delivered != 0;                                // at packets, if only to reject them
+  if (break_.draining() && drains_whole_) begin_drain(false);  // blocks were taken before
   for (;;) {
     // If it is not open, the callback has itself read to its end.
     if (source_.is_open()) {
@@ -311,6 +314,8 @@ int pcapv3_port::read_blocks(int most, int delivered, pcap_handler callback, u_c
     if (delivered == most) return delivered;
     if (break_.draining() && break_.is_overdue()) return end_drain(false);
     if (source_.open()) {
+      // All of it may have been read while the kernel was filling it.
+      if (source_.cursor().done()) continue;
       looked = true;
       const int left = most - delivered;
       delivered += break_.draining() ? delivery_.run(source_.cursor(),
@@ -366,6 +371,8 @@ int pcapv3_port::wait() {
 /// What the ring holds now is what is delivered before the read ends; see drain.h.
 void pcapv3_port::begin_drain(bool whole) {
   drained_seen_ = counters_.seen();
+  drains_whole_ = whole;
+  source_.clear_end();
   pcapv3::Source* const source = &source_;
   break_.set_waiting(true);  // nothing but a signal handler runs on this thread meanwhile
   pcapv3::set_ends(grace_period_, &source, 1, whole);
@@ -547,8 +554,10 @@ void pcapv3_port::drop_frames() {
     has_frames_ = merged_ = false;
   }
   pair_.stop_waking(ring_);
-  delete frames_;
-  frames_ = nullptr;
+  // A signal handler that asks for statistics meanwhile finds it whole, or not at all.
+  pcapv3::FrameRing* const frames = std::exchange(frames_, nullptr);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  delete frames;
 }
 
 void pcapv3_port::take_frames(std::uint64_t now_ns) {
@@ -645,14 +654,15 @@ int pcapv3_port::take(int timeout_ms, pcap_v3_block** block) {
                    : pcapv3::monotonic_ns() + static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
   }
   begin_read();
-  break_.begin_read();
+  const bool nested = break_.begin_read();
   const int status = take_until(until_ns, block);
-  break_.end_read();
+  break_.end_read(nested);
   return status;
 }
 
 /// take(), without what is done once for each call.
 int pcapv3_port::take_until(std::uint64_t until_ns, pcap_v3_block** block) {
+  if (break_.draining() && !drains_whole_) begin_drain(true);  // packets were read before
   for (;;) {
     if (*break_flag_ != 0) {
       if (break_.draining()) source_.clear_end();
@@ -668,14 +678,14 @@ int pcapv3_port::take_until(std::uint64_t until_ns, pcap_v3_block** block) {
       // A handle that does not block leaves the kernel's block where it is.
       if (nonblocking_ || break_.is_overdue()) return end_drain(false);
       status = wait_past_lent(pcapv3::monotonic_ns() + std::min(break_.left_ns(), kLookNs));
-      if (status < 0) return status;
-      continue;
+    } else {
+      status = wait_past_lent(until_ns);
     }
-    status = wait_past_lent(until_ns);
     if (status == PCAP_ERROR_BREAK) {
       *break_flag_ = 1;
       continue;
     }
+    if (break_.draining() && status >= 0) continue;
     // One that came while the time ran out is not kept back.
     if (status == 0 && *break_flag_ == 0 && !source_.open()) return 0;
     if (status < 0) return status;

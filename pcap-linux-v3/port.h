@@ -203,6 +203,7 @@ struct pcapv3_port {
   std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
   bool books_closed_ = false;
   std::uint64_t drained_seen_ = 0;  // packets before the drain's present round
+  bool drains_whole_ = false;       // it is of blocks that are lent
   std::uint64_t closed_received_ = 0;
   int break_event_ = -1;  // libpcap's eventfd(2); -1: there is none
   bool nonblocking_ = false;

@@ -13,13 +13,15 @@ void before_fork() {
   confinement_before_fork();
 }
 
+void in_parent() { confinement_in_parent(); }
+
 void in_child() {
   process::generation.fetch_add(1, std::memory_order_relaxed);
   process::forks.store(0, std::memory_order_relaxed);
   confinement_in_child();
 }
 
-void watch() { (void)pthread_atfork(before_fork, nullptr, in_child); }
+void watch() { (void)pthread_atfork(before_fork, in_parent, in_child); }
 
 }  // namespace
 

@@ -722,6 +722,59 @@ void break_after_nonblocking_mode() {
   }
 }
 
+/// A drain that packets are read in goes on with blocks, and the other way round: each packet comes
+/// once, and the ring goes round.
+void drain_of_packets_and_blocks() {
+  if (is_off()) skip("of blocks");
+  for (const char* device : {"see0", "see0,see1"}) {
+    for (const bool blocks_first : {false, true}) {
+      const Handle handle =
+          open_capture({.device = device, .timeout_ms = 20, .buffer_bytes = 1 << 20});
+      pcap_t* p = g_handle = handle.get();
+      handle_signal(SIGUSR1, break_on_signal);
+      const Sender sender("play0", peer());
+      Packets packets;
+      const auto take = [&](int timeout_ms) {
+        pcap_v3_block_t* block = nullptr;
+        const int status = pcap_v3_take_block(p, timeout_ms, &block);
+        if (status != 1) return status;
+        pcap_v3_dispatch_block(block, -1, keep, user(packets));
+        pcap_v3_give_back(block);
+        return status;
+      };
+      std::uint32_t sent = 0;
+      for (int round = 0; round < 40; ++round) {
+        sender.send(sent, 20);
+        sent += 20;
+        wait_until_received(p, sent);
+        if (blocks_first) {
+          raise(SIGUSR1);
+          CHECK(take(-1) != PCAP_ERROR, "%s", pcap_geterr(p));
+          const int status = pcap_dispatch(p, -1, keep, user(packets));
+          CHECK(status != PCAP_ERROR, "%s", pcap_geterr(p));
+        } else {
+          raise(SIGUSR1);
+          const int status = pcap_dispatch(p, 3, keep, user(packets));
+          CHECK(status != PCAP_ERROR, "%s", pcap_geterr(p));
+          (void)take(0);  // of several interfaces it may be refused
+        }
+        sender.send(sent, 5);
+        sent += 5;
+        while (packets.size() < sent) {
+          const int status = pcap_dispatch(p, -1, keep, user(packets));
+          CHECK(status >= 0 || status == PCAP_ERROR_BREAK, "%s", pcap_geterr(p));
+        }
+        // The counts stay as of a break until the next read, which is this one.
+        char error[PCAP_ERRBUF_SIZE];
+        CHECK(pcap_setnonblock(p, 1, error) == 0, "%s", error);
+        (void)pcap_dispatch(p, -1, keep, user(packets));
+        CHECK(pcap_setnonblock(p, 0, error) == 0, "%s", error);
+      }
+      check_sequence(packets, 0, sent - 1);
+    }
+  }
+}
+
 /// A forked child that closes its copy, while the parent has blocks, changes nothing for that.
 void child_closes_with_blocks_out() {
   if (is_off()) skip("of blocks");
@@ -813,6 +866,7 @@ constexpr Test kTests[] = {
     {"a callback that reads on in its block", nested_read_at_each_place},
     {"signal handlers that use a handle while it is closed", handlers_while_closing, 60},
     {"a break after non-blocking mode was on", break_after_nonblocking_mode},
+    {"a drain of packets and blocks by turns", drain_of_packets_and_blocks, 30},
     {"a forked child closes while its parent has blocks", child_closes_with_blocks_out},
     {"a forked child reads on", child_reads_on},
 };
