@@ -100,7 +100,7 @@ void read_to(pcap_t* p, Seen& seen, std::uint32_t last) {
 
 void confined() {
   const Peer sender;
-  Handle handle = open_capture({.timeout_ms = 20});
+  Handle handle = open_capture({.timeout_ms = 20, .buffer_bytes = 64 << 20});
   pcap_t* p = g_handle = handle.get();
   bpf_program program = {};
   CHECK(pcap_compile(p, &program, "ether proto 0x88b5", 1, PCAP_NETMASK_UNKNOWN) == 0, "%s",

@@ -523,6 +523,7 @@ void closed_by_one(const Options& options, unsigned ports, bool child_reads) {
   CHECK(pipe(pipes) == 0, "%s", std::strerror(errno));
   const pid_t child = fork();
   CHECK(child >= 0, "%s", std::strerror(errno));
+  if (child == 0) prctl(PR_SET_PDEATHSIG, SIGKILL);
   const bool reads = (child == 0) == child_reads;
   char byte = 0;
   if (!reads) {

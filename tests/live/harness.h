@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cstdarg>
@@ -54,6 +55,20 @@ inline char* skip_reason() {
 #define CHECK(condition, ...) \
   ((condition) ? (void)0 : ::pcapv3::live::fail(__FILE__, __LINE__, #condition, __VA_ARGS__))
 
+/// Has this process killed in so many seconds: the one limit that holds in any loop, and that no
+/// handler or timer of a test's own takes away.
+inline void end_in(unsigned seconds) {
+  sigevent event = {};
+  event.sigev_notify = SIGEV_SIGNAL;
+  event.sigev_signo = SIGKILL;
+  timer_t timer = {};
+  itimerspec when = {.it_interval = {}, .it_value = {.tv_sec = seconds, .tv_nsec = 0}};
+  if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0 ||
+      timer_settime(timer, 0, &when, nullptr) != 0) {
+    _exit(EXIT_FAILURE);
+  }
+}
+
 /// Runs one test and prints its line.
 inline bool run_test(const char* library, int number, const Test& test) {
   *skip_reason() = '\0';
@@ -61,7 +76,7 @@ inline bool run_test(const char* library, int number, const Test& test) {
   const pid_t child = fork();
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm(test.limit_s);  // SIGALRM ends the process: the one limit that holds in any loop
+    end_in(test.limit_s);
     test.run();
     std::fflush(stdout);
     _exit(EXIT_SUCCESS);
@@ -101,8 +116,13 @@ inline LinkArguments& link_arguments() {
 /// main() of such a program. With --count it prints how many tests there are. ONLY=TEXT in the
 /// environment has it run those only whose names hold the text.
 inline int run_on_link(int argc, char** argv, std::span<const Test> tests) {
+  std::vector<Test> limited(tests.begin(), tests.end());
+  if (const char* only = std::getenv("ONLY")) {
+    std::erase_if(limited,
+                  [only](const Test& test) { return std::strstr(test.name, only) == nullptr; });
+  }
   if (argc == 2 && std::strcmp(argv[1], "--count") == 0) {
-    std::printf("%zu\n", tests.size());
+    std::printf("%zu\n", limited.size());
     return EXIT_SUCCESS;
   }
   if (argc != 4 && argc != 5) {
@@ -110,11 +130,6 @@ inline int run_on_link(int argc, char** argv, std::span<const Test> tests) {
     return EXIT_FAILURE;
   }
   link_arguments() = {.library = argv[1], .peer = argv[3]};
-  std::vector<Test> limited(tests.begin(), tests.end());
-  if (const char* only = std::getenv("ONLY")) {
-    std::erase_if(limited,
-                  [only](const Test& test) { return std::strstr(test.name, only) == nullptr; });
-  }
   for (Test& test : limited) {
     if (argc == 5) test.limit_s = static_cast<unsigned>(std::atoi(argv[4]));
   }

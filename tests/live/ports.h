@@ -193,6 +193,11 @@ inline void ip(const std::string& arguments) {
 inline void wait_for_carrier(const std::string& interface) {
   const std::string path = "/sys/class/net/" + interface + "/operstate";
   for (std::string state; state != "up";) std::getline(std::ifstream(path), state);
+  // Its other end is ready a little later, but with the lock held that this waits for
+  // (link_watch.c: linkwatch_do_dev).
+  const std::string peer = link_arguments().peer;
+  const std::string number = interface.substr(interface.find_first_of("0123456789"));
+  ip("-n " + peer.substr(peer.rfind('/') + 1) + " link set play" + number + " alias up");
 }
 
 /// As the scripts have made it.

@@ -275,11 +275,13 @@ constexpr unsigned kManyBlocks = 6;  // stock libpcap has 8
 constexpr unsigned kInEach = 700;
 
 Handle open_with_many(const Sender& sender) {
-  Handle p = open_capture();
+  // So long that few batches are cut in two by it.
+  setenv("PCAPV3_RETIRE", "250", 1);
+  Handle p = open_capture({.timeout_ms = 250, .buffer_bytes = 16 << 20});
   for (unsigned i = 0; i < kManyBlocks; ++i) {
     sender.send(i * kInEach, kInEach);
     wait_until_received(p.get(), (i + 1) * kInEach);
-    usleep(50'000);  // longer than a retire timeout
+    usleep(300'000);  // longer than a retire timeout
   }
   return p;
 }
