@@ -90,14 +90,20 @@ int Break::batch() {
 
 void Break::wait_for_reader() const {
   constexpr std::uint64_t kLongestNs = 50'000'000;
+  // Between two reads of pcap_loop(3PCAP) nothing shows that there is one; but that it has not seen
+  // the break yet.
+  constexpr std::uint64_t kBetweenNs = 5'000'000;
   // A forked process has none of its parent's threads.
   if (!has_reader_.load(std::memory_order_acquire) ||
       pthread_equal(pthread_self(), reader_.load(std::memory_order_relaxed)) != 0 ||
       reader_process_.load(std::memory_order_relaxed) != process_generation()) {
     return;
   }
-  const std::uint64_t until_ns = monotonic_ns() + kLongestNs;
-  while (reading_.load(std::memory_order_acquire) && monotonic_ns() < until_ns) {
+  const std::uint64_t start_ns = monotonic_ns();
+  for (;;) {
+    const bool reading = reading_.load(std::memory_order_acquire);
+    if (!reading && call_.load(std::memory_order_acquire) == Call::kNone) return;
+    if (monotonic_ns() - start_ns >= (reading ? kLongestNs : kBetweenNs)) return;
     poll(nullptr, 0, 1);
   }
 }

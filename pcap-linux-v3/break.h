@@ -93,7 +93,8 @@ class Break {
 
   // By the thread that closes the handle.
 
-  /// If another thread is in a read, waits until it has left, for 50 ms at most.
+  /// If another thread is in a read, waits until it has left, for 50 ms at most; and for 5 ms until
+  /// a break has been seen.
   void wait_for_reader() const;
 
  private:

@@ -249,6 +249,32 @@ TEST_CASE("a close waits for a read by another thread, and not for its own or fo
   reader.join();
 }
 
+TEST_CASE("a close waits a little for a break to be seen, between two reads of a loop") {
+  Handle handle;
+  std::atomic<int> step{0};
+  std::thread reader([&] {
+    handle->end_read(handle->begin_read());
+    step = 1;
+    while (step != 2) std::this_thread::yield();
+    const bool nested = handle->begin_read();
+    (void)handle->start_drain();
+    step = 3;
+    handle->end_read(nested);
+  });
+  while (step != 1) std::this_thread::yield();
+  handle->request();
+  const std::uint64_t asked = monotonic_ns();
+  step = 2;
+  handle->wait_for_reader();
+  // (Unless it does not come to run.)
+  CHECK((step == 3 || monotonic_ns() - asked >= 5'000'000));
+  reader.join();
+  handle->request();  // nobody is there to see it
+  const std::uint64_t start = monotonic_ns();
+  handle->wait_for_reader();
+  CHECK(monotonic_ns() - start < 40'000'000);
+}
+
 TEST_CASE("a read within a callback does not end the one around it") {
   Handle handle;
   const auto close_takes_ns = [&] {
