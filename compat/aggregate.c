@@ -226,7 +226,7 @@ static int no_operation(pcap_t* p) {
 }
 
 static int aggregate_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  pcapv3_savefile_run.header = NULL; /* in the callback of another read: this one may wait */
+  pcapv3_savefile_run.header = 0; /* in the callback of another read: this one may wait */
   return pcapv3_aggregate_read(of(p)->module, count, callback, user);
 }
 

@@ -422,7 +422,7 @@ static int no_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
 }
 
 static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  pcapv3_savefile_run.header = NULL; /* in the callback of another read: this one may wait */
+  pcapv3_savefile_run.header = 0; /* in the callback of another read: this one may wait */
   return joined(p)->two != NULL ? pcapv3_aggregate_read(joined(p)->two, count, callback, user)
                                 : pcapv3_read(joined(p)->port, count, callback, user);
 }

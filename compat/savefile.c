@@ -137,7 +137,7 @@ struct record {
 /* Whether another packet follows at once. */
 static int is_followed(const struct pcap_pkthdr* h, const u_char* bytes) {
   struct savefile_run* run = &pcapv3_savefile_run;
-  if (h != run->header || bytes <= run->from || bytes >= run->to) return 0;
+  if ((uintptr_t)h != run->header || bytes <= run->from || bytes >= run->to) return 0;
   run->from = bytes; /* each is dumped once */
   return 1;
 }

@@ -5,6 +5,8 @@
 #ifndef PCAP_LINUX_V3_COMPAT_SAVEFILE_H
 #define PCAP_LINUX_V3_COMPAT_SAVEFILE_H
 
+#include <stdint.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -17,15 +19,14 @@ extern "C" {
  * Which packets are followed by another one at once, without a wait, that will be dumped to the
  * same file, so that these need not be written out when they are dumped: those with `header`, a
  * place on the reader's stack, and with bytes behind `from` and before `to`, in the block that it
- * walks. `header` is NULL where there are none.
+ * walks. `header` is 0 where there are none.
  *
  * A live read sets it around its callbacks. One that is left by longjmp(3) or an exception can't
  * take it back; but whoever dumps after that has another header, or at least none of the block's
  * packets that lie behind the last one dumped. So nothing here has to be right after such a jump.
  */
-struct pcap_pkthdr;
 struct savefile_run {
-  const struct pcap_pkthdr* header;
+  uintptr_t header; /* its address, to compare */
   const unsigned char* from;
   const unsigned char* to;
 };

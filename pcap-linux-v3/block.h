@@ -87,7 +87,7 @@ class Stretch {
   std::uint32_t left() const { return left_; }
   /// The current packet. Only when not done().
   PacketView packet() const { return PacketView(at_); }
-  bool is_at(const Stretch& other) const { return at_ == other.at_ && left_ == other.left_; }
+  bool is_at(const Stretch& other) const { return at_ == other.at_; }
   /// So many packets more have been walked, behind the last one.
   void grow(std::uint32_t packets) { left_ += packets; }
   /// Goes to the next packet. Returns how many bytes it lies behind the one before.
@@ -161,7 +161,10 @@ class PacketCursor {
 
   /// Goes to the next packet; after the last one the cursor is done(). Only when has_packet().
   void next() {
-    if (--left_ == 0) return;
+    if (--left_ == 0) {
+      at_ = end_;  // so that one can see that the last was walked past
+      return;
+    }
     const std::uint32_t offset = packet().header().tp_next_offset;
     if (offset == last_offset_) {
       fetch_header(at_ + offset + kPacketsAhead * offset);
@@ -278,9 +281,8 @@ class PacketCursor::Hand : public PacketCursor {
     cursor_.last_offset_ = last_offset_;
     if (left_ == 0) cursor_.lost_ = lost_;
   }
-  /// Whether the cursor is still where it was put back. (A block's last packet has no other behind
-  /// it to go to: only the count tells that it was walked past.)
-  bool is_there() const { return cursor_.at_ == at_ && cursor_.left_ == left_; }
+  /// Whether the cursor is still where it was put back.
+  bool is_there() const { return cursor_.at_ == at_; }
 
  private:
   PacketCursor& cursor_;

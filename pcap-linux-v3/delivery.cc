@@ -95,13 +95,15 @@ std::uint8_t* put_tag(std::uint8_t* bytes, int offset, const tpacket3_hdr& h) {
 
 template <typename Cursor, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
 int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user,
-                   pcap_pkthdr& header) {
+                   std::uintptr_t* place) {
   constexpr std::uint32_t kHeaderBytes = header_bytes(kHeader);
   const std::uint32_t snapshot = plan_.snapshot;
   const int vlan_offset = plan_.vlan_offset;
   const bool nanoseconds = plan_.nanoseconds;
   const unsigned plan_number = plan_number_;
   int delivered = 0;
+  pcap_pkthdr header;
+  if (place != nullptr) *place = reinterpret_cast<std::uintptr_t>(&header);
 
   typename Cursor::Hand here(cursor);
   while (delivered < most && here.has_packet() && *break_flag_ == 0 &&

@@ -418,12 +418,11 @@ int pcapv3_port::deliver_block(int most, pcap_handler callback, u_char* user) {
   int delivered = 0;
   if (dumps_all_ && !may_reject) {
     const std::uint32_t followed = left - (source_.has(1) ? 0 : 1);
-    pcap_pkthdr header;
     const auto* const block = reinterpret_cast<const u_char*>(ring_.block(source_.index()));
-    pcapv3_savefile_run = {&header, block, block + ring_.geometry().block_bytes};
+    pcapv3_savefile_run = {0, block, block + ring_.geometry().block_bytes};
     delivered = delivery_.run(cursor, std::min<int>(most - 1, static_cast<int>(followed)), callback,
-                              user, header);
-    pcapv3_savefile_run.header = nullptr;
+                              user, &pcapv3_savefile_run.header);
+    pcapv3_savefile_run.header = 0;
   }
   delivered += delivery_.run(cursor, most - delivered, callback, user);
   const auto count = static_cast<unsigned>(delivered);
