@@ -4,8 +4,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstring>
+#include <ctime>
 
 namespace pcapv3 {
 namespace {
@@ -18,8 +18,10 @@ struct State {
   bool operator==(const State&) const = default;
 };
 
-/// All that is below is for who holds this. A signal handler does not wait for it.
-std::atomic_flag busy;
+/// Whoever holds this may use what is below. A thread that waits for it sleeps: the holder makes
+/// system calls, and may have a lower priority. A signal handler does not wait; to try a plain
+/// mutex is one atomic operation (glibc, nptl/pthread_mutex_trylock.c).
+pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER;
 unsigned holders = 0;
 int status_file = -1;
 pthread_t noted_thread;
@@ -31,11 +33,8 @@ thread_local bool forks_locked __attribute__((tls_model("initial-exec")));
 
 class Lock {
  public:
-  Lock() {
-    while (busy.test_and_set(std::memory_order_acquire)) {
-    }
-  }
-  ~Lock() { busy.clear(std::memory_order_release); }
+  Lock() { pthread_mutex_lock(&busy); }
+  ~Lock() { pthread_mutex_unlock(&busy); }
   Lock(const Lock&) = delete;
   Lock& operator=(const Lock&) = delete;
 };
@@ -100,14 +99,14 @@ void release_confinement() {
 }
 
 bool is_unconfined() {
-  if (busy.test_and_set(std::memory_order_acquire)) return false;
+  if (pthread_mutex_trylock(&busy) != 0) return false;
   bool unchanged = false;
   if (status_file >= 0 && pthread_equal(noted_thread, pthread_self()) != 0) {
     unchanged = read_state() == noted;
     // Only now is this call known to be allowed. If it is not, the file tells nothing any more.
     if (unchanged) unchanged = lseek(status_file, 0, SEEK_SET) == 0;
   }
-  busy.clear(std::memory_order_release);
+  pthread_mutex_unlock(&busy);
   return unchanged;
 }
 
@@ -115,15 +114,17 @@ void confinement_before_fork() {
   forks_unconfined = is_unconfined();
   // So that no other thread holds it, of which the child would wait in vain; but not for ever, as
   // it may be this very thread that does, in whose signal handler fork(2) is called.
-  constexpr int kTries = 100'000;
-  forks_locked = false;
-  for (int i = 0; i < kTries && !forks_locked; ++i) {
-    forks_locked = !busy.test_and_set(std::memory_order_acquire);
-  }
+  constexpr long kLimitNs = 100'000'000;
+  timespec limit{};
+  clock_gettime(CLOCK_MONOTONIC, &limit);
+  limit.tv_nsec += kLimitNs;
+  limit.tv_sec += limit.tv_nsec / 1'000'000'000;
+  limit.tv_nsec %= 1'000'000'000;
+  forks_locked = pthread_mutex_clocklock(&busy, CLOCK_MONOTONIC, &limit) == 0;
 }
 
 void confinement_in_parent() {
-  if (forks_locked) busy.clear(std::memory_order_release);
+  if (forks_locked) pthread_mutex_unlock(&busy);
 }
 
 void confinement_in_child() {
@@ -133,8 +134,9 @@ void confinement_in_child() {
     close_status_file();
   } else {
     status_file = -1;
+    busy = PTHREAD_MUTEX_INITIALIZER;  // whoever held it is not in the child
   }
-  busy.clear(std::memory_order_release);
+  if (forks_locked) pthread_mutex_unlock(&busy);
 }
 
 }  // namespace pcapv3
