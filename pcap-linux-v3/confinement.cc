@@ -116,11 +116,11 @@ void confinement_before_fork() {
   // it may be this very thread that does, in whose signal handler fork(2) is called.
   constexpr long kLimitNs = 100'000'000;
   timespec limit{};
-  clock_gettime(CLOCK_MONOTONIC, &limit);
+  clock_gettime(CLOCK_REALTIME, &limit);
   limit.tv_nsec += kLimitNs;
   limit.tv_sec += limit.tv_nsec / 1'000'000'000;
   limit.tv_nsec %= 1'000'000'000;
-  forks_locked = pthread_mutex_clocklock(&busy, CLOCK_MONOTONIC, &limit) == 0;
+  forks_locked = pthread_mutex_timedlock(&busy, &limit) == 0;
 }
 
 void confinement_in_parent() {
