@@ -156,8 +156,8 @@ std::vector<Scenario> scenarios() {
   Plan one_way = plan();
   one_way.direction = PCAP_D_IN;
   Plan filtered = plan();
-  filtered.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
-                             std::uint16_t) { return true; };
+  filtered.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
+                             std::uint16_t) { return 1; };
   return {
       {"frame", "one port, Ethernet", plan(), 0, 0},
       {"sll2", "one port, cooked, LINUX_SLL2", plan(LinkHeader::kSll2), 0, 0},

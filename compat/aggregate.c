@@ -4,13 +4,11 @@
  * To a program it is a handle like any other. Here it is one over ordinary handles, one a port,
  * made, opened and closed by stock code: what a program asks of it is passed on to each of them,
  * and what it can ask about is mirrored from them. Reading is the module's
- * (pcap-linux-v3/aggregate.h).
+ * (pcap-linux-v3/reader.h).
  *
  * All ports have one link type: that of their interfaces if these agree, otherwise, or if the
  * program asks for it, LINUX_SLL2, for which they are opened as cooked sockets.
  */
-#include "compat/aggregate.h"
-
 #include <config.h>
 #include <net/if.h>
 #include <stdatomic.h>
@@ -21,8 +19,8 @@
 #include "compat/blocks.h"
 #include "compat/member.h"
 #include "compat/names.h"
-#include "compat/savefile.h"
 #include "pcap-int.h"
+#include "pcap-linux-v3/dump_run.h"
 
 struct aggregate {
   struct pcapv3_port_names names;
@@ -30,7 +28,7 @@ struct aggregate {
   int cooked;
   int nonblocking;
   int flow_hash;
-  struct pcapv3_aggregate* module;
+  struct pcapv3_reader* reader;
   struct pcapv3_break breaking; /* good until the handle is freed */
   int closing;
   struct pcap_stat last;              /* the counts, when it is being closed */
@@ -105,8 +103,8 @@ static int replace_ports(pcap_t* p) {
     ports[i] = pcapv3_member_port(a->ports[i]);
     sockets[i] = pcap_fileno(a->ports[i]);
   }
-  if (pcapv3_aggregate_replace(a->module, a->names.count, ports, sockets)) return 0;
-  snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_aggregate_error(a->module));
+  if (pcapv3_reader_set_ports(a->reader, a->names.count, ports, sockets) == 0) return 0;
+  snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_reader_error(a->reader));
   return PCAP_ERROR;
 }
 
@@ -131,7 +129,7 @@ static int activate_port(pcap_t* p, unsigned i) {
   port->opt.tstamp_precision = p->opt.tstamp_precision;
   port->opt.protocol = p->opt.protocol;
   (void)pcapv3_set_flow_hash(port, a->flow_hash);
-  pcapv3_member_prepare(port, a->cooked, pcapv3_aggregate_most_retire_ms(a->module));
+  pcapv3_member_prepare(port, a->cooked, pcapv3_reader_max_retire_ms(a->reader));
   int status = pcap_activate(port);
   if (status != 0) {
     const char* text = pcap_geterr(port);
@@ -210,13 +208,21 @@ static int list_link_types(pcap_t* p) {
 
 /* ---- What the module asks ---- */
 
-int pcapv3_aggregate_is_gone(pcap_t* p, unsigned i) {
-  return pcapv3_member_is_gone(of(p)->ports[i]);
-}
+static int host_is_gone(pcap_t* p, unsigned i) { return pcapv3_member_is_gone(of(p)->ports[i]); }
 
-int pcapv3_aggregate_bind_again(pcap_t* p, unsigned i) {
+static int host_bind_again(pcap_t* p, unsigned i) {
   return pcapv3_member_bind_again(of(p)->ports[i]);
 }
+
+static void host_error(pcap_t* p, const char* text) {
+  snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
+}
+
+static const struct pcapv3_host_ops host_ops = {
+    .is_gone = host_is_gone,
+    .bind_again = host_bind_again,
+    .error = host_error,
+};
 
 /* ---- The operations of the handle ---- */
 
@@ -226,8 +232,8 @@ static int no_operation(pcap_t* p) {
 }
 
 static int aggregate_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  pcapv3_savefile_run.header = 0; /* in the callback of another read: this one may wait */
-  return pcapv3_aggregate_read(of(p)->module, count, callback, user);
+  pcapv3_dump_run.header = 0; /* in the callback of another read: this one may wait */
+  return pcapv3_reader_read(of(p)->reader, count, callback, user);
 }
 
 static int aggregate_inject(pcap_t* p, const void* bytes, int size) {
@@ -263,6 +269,7 @@ static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
     pcap_freecode(&p->fcode);
     p->fcode = before;
   }
+  pcapv3_reader_follow(a->reader);
   return status;
 }
 
@@ -278,9 +285,10 @@ static int set_directions(pcap_t* p, pcap_direction_t direction) {
 }
 
 static int aggregate_setdirection(pcap_t* p, pcap_direction_t direction) {
-  if (set_directions(p, direction) != 0) return PCAP_ERROR;
-  p->direction = direction;
-  return 0;
+  const int status = set_directions(p, direction);
+  if (status == 0) p->direction = direction;
+  pcapv3_reader_follow(of(p)->reader);
+  return status;
 }
 
 static int set_link_types(pcap_t* p, int link_type) {
@@ -321,8 +329,12 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
 static int aggregate_set_datalink(pcap_t* p, int link_type) {
   struct aggregate* a = of(p);
   const int cooked = link_type == DLT_LINUX_SLL2;
-  if (cooked == a->cooked) return set_link_types(p, link_type);
-  if (p->fcode.bf_insns != NULL || pcapv3_aggregate_has_read(a->module)) {
+  if (cooked == a->cooked) {
+    const int status = set_link_types(p, link_type);
+    pcapv3_reader_follow(a->reader);
+    return status;
+  }
+  if (p->fcode.bf_insns != NULL || pcapv3_reader_has_read(a->reader)) {
     snprintf(p->errbuf, sizeof(p->errbuf),
              "%s: the link type has to be chosen before a filter is set and packets are read",
              p->opt.device);
@@ -342,7 +354,7 @@ static int aggregate_getnonblock(pcap_t* p) { return of(p)->nonblocking; }
 
 static int aggregate_setnonblock(pcap_t* p, int nonblocking) {
   of(p)->nonblocking = nonblocking != 0;
-  pcapv3_aggregate_set_nonblocking(of(p)->module, nonblocking != 0);
+  pcapv3_reader_set_nonblocking(of(p)->reader, nonblocking != 0);
   return 0;
 }
 
@@ -395,15 +407,13 @@ static int no_set_number(pcap_t* p, int number) {
 
 static void close_all(pcap_t* p) {
   struct aggregate* a = of(p);
-  struct pcapv3_aggregate* module = a->module;
-  for (unsigned i = 0; i < a->names.count && a->module != NULL; ++i) {
-    pcapv3_aggregate_remove(a->module, i);
-  }
+  struct pcapv3_reader* reader = a->reader;
+  if (reader != NULL) pcapv3_reader_remove_ports(reader);
   close_ports(p);
-  a->module = NULL;
+  a->reader = NULL;
   atomic_signal_fence(memory_order_seq_cst);
-  pcapv3_aggregate_close(module);
-  p->fd = -1; /* the module's, and closed with it */
+  pcapv3_reader_close(reader);
+  p->fd = -1; /* the reader's, and closed with it */
 }
 
 static void aggregate_cleanup(pcap_t* p) {
@@ -411,7 +421,7 @@ static void aggregate_cleanup(pcap_t* p) {
   struct pcap_stat last = {0};
   pcapv3_wait_for_reader(&a->breaking);
   /* Asking clears the kernel's counts, for a forked process too. */
-  if (a->ports[0] != NULL && pcapv3_is_own(pcapv3_member_port(a->ports[0]))) {
+  if (a->ports[0] != NULL && pcapv3_port_is_own(pcapv3_member_port(a->ports[0]))) {
     (void)aggregate_stats(p, &last);
   }
   a->last = last;
@@ -439,8 +449,12 @@ static int aggregate_activate(pcap_t* p) {
     return PCAP_ERROR_NO_SUCH_DEVICE;
   }
   if (p->opt.rfmon) return fail(p, PCAP_ERROR_RFMON_NOTSUP);
-  a->module = pcapv3_aggregate_open(p, &p->break_loop, &a->breaking, 0, p->errbuf);
-  if (a->module == NULL) return fail(p, PCAP_ERROR);
+  a->reader = pcapv3_reader_open(p, &host_ops, &p->break_loop, &a->breaking, p->errbuf);
+  if (a->reader == NULL) return fail(p, PCAP_ERROR);
+  if (pcapv3_reader_open_ports(a->reader) != 0) {
+    host_error(p, pcapv3_reader_error(a->reader));
+    return fail(p, PCAP_ERROR);
+  }
 
   int status = activate_ports(p, 0);
   if (status >= 0 && !same_link_type(p)) {
@@ -454,9 +468,9 @@ static int aggregate_activate(pcap_t* p) {
     snprintf(p->errbuf, sizeof(p->errbuf), "no memory for a list of link types");
     return fail(p, PCAP_ERROR);
   }
-  pcapv3_aggregate_set_endless(a->module, p->opt.timeout == 0);
-  p->fd = p->selectable_fd = pcapv3_aggregate_descriptor(a->module);
-  if (pcapv3_aggregate_hides_descriptor(a->module, p->opt.timeout)) p->selectable_fd = -1;
+  pcapv3_reader_set_no_timeout(a->reader, p->opt.timeout == 0);
+  p->fd = p->selectable_fd = pcapv3_reader_descriptor(a->reader);
+  if (pcapv3_reader_hides_descriptor(a->reader, p->opt.timeout)) p->selectable_fd = -1;
   p->read_op = aggregate_read;
   p->inject_op = aggregate_inject;
   p->setfilter_op = aggregate_setfilter;
@@ -472,8 +486,8 @@ static int aggregate_activate(pcap_t* p) {
 
 /* ---- Blocks (blocks.h) ---- */
 
-struct pcapv3_aggregate* pcapv3_aggregate_of(pcap_t* p) {
-  return p->read_op == aggregate_read ? of(p)->module : NULL;
+struct pcapv3_reader* pcapv3_reader_of(pcap_t* p) {
+  return p->read_op == aggregate_read ? of(p)->reader : NULL;
 }
 
 int pcapv3_aggregate_set_flow_hash(pcap_t* p, int flow_hash) {
@@ -565,7 +579,7 @@ int pcapv3_aggregate_find_devices(struct pcap_if_list* devices, char* error) {
   struct pcapv3_port_names names;
   char name[PCAPV3_MOST_PORTS * IF_NAMESIZE];
   int more;
-  for (unsigned i = 0; (more = pcapv3_listed_aggregate(i, &names, name, sizeof(name), error)) > 0;
+  for (unsigned i = 0; (more = pcapv3_listed_ports(i, &names, name, sizeof(name), error)) > 0;
        ++i) {
     if (ADD_DEVICE(devices, name, flags_of(devices, &names), "Several ports in time order",
                    error) == NULL) {
@@ -589,7 +603,7 @@ int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char
 /* A program that has the descriptor of an aggregate may wait on it. */
 int pcapv3_aggregate_give_descriptor(pcap_t* p, int descriptor) {
   if (descriptor >= 0 && p->read_op == aggregate_read) {
-    pcapv3_aggregate_watch_descriptor(of(p)->module);
+    pcapv3_reader_watch_descriptor(of(p)->reader);
   }
   return descriptor;
 }

@@ -35,7 +35,7 @@ int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block) {
   if (pcap_file(p) != NULL) return no_blocks(p, "packets come from a file");
   if (!p->activated) return no_blocks(p, "the handle has not been activated");
   if (pcapv3_has_port(p)) return pcapv3_take_block(p, timeout_ms, block);
-  struct pcapv3_aggregate* aggregate = pcapv3_aggregate_of(p);
-  if (aggregate != NULL) return pcapv3_aggregate_take(aggregate, timeout_ms, block);
+  struct pcapv3_reader* reader = pcapv3_reader_of(p);
+  if (reader != NULL) return pcapv3_reader_acquire(reader, timeout_ms, block);
   return no_blocks(p, not_ours);
 }

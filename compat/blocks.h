@@ -9,12 +9,12 @@
 
 #include "pcap-linux-v3/module.h"
 
-/* Whether an activated handle is one on one interface; the module's half of one on several, or NULL
- * if it is none. */
+/* Whether an activated handle is one on one interface; the reader of one on several, or NULL if it
+ * is none. */
 int pcapv3_has_port(pcap_t* handle);
-struct pcapv3_aggregate* pcapv3_aggregate_of(pcap_t* handle);
+struct pcapv3_reader* pcapv3_reader_of(pcap_t* handle);
 
-/* As pcapv3_take(), on a handle that has a port. */
+/* As pcapv3_reader_acquire(), on a handle that has a port. */
 int pcapv3_take_block(pcap_t* handle, int timeout_ms, struct pcap_v3_block** block);
 
 /* To be told before a handle is activated; -1 if it is none of that kind. */

@@ -53,7 +53,7 @@ void pcapv3_forget_not_up(void);
 /* `descriptor`, which a program gets for the handle `p`, whatever kind that is. */
 int pcapv3_aggregate_give_descriptor(pcap_t* p, int descriptor);
 
-/* The aggregates that PCAPV3_PORTS names, one after the other; see pcapv3_listed_aggregate(). Adds
+/* The aggregates that PCAPV3_PORTS names, one after the other; see pcapv3_listed_ports(). Adds
  * them to a list of devices: 0, or -1 with a text. */
 struct pcap_if_list;
 int pcapv3_aggregate_find_devices(struct pcap_if_list* devices, char* error);

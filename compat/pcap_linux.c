@@ -20,8 +20,6 @@
  * V3), none of this applies to it.
  */
 #define _GNU_SOURCE
-#include "compat/pcap_linux.h"
-
 #include <config.h>
 #include <errno.h>
 #include <linux/if_packet.h>
@@ -43,8 +41,8 @@
 #include "compat/blocks.h"
 #include "compat/member.h"
 #include "compat/names.h"
-#include "compat/savefile.h"
 #include "pcap-int.h"
+#include "pcap-linux-v3/dump_run.h"
 #include "pcap-linux-v3/module.h"
 
 /* What older kernel headers lack (asm-generic/socket.h of 5.14, linux/sockios.h of 4.10). */
@@ -79,8 +77,7 @@ const char* pcapv3_stock_lib_version(void);
     int flow_hash;                /* likewise */                \
     pcap_handler copying_oneshot; /* stock code's */            \
     struct pcapv3_port* joining;  /* a group, once active */    \
-    struct pcapv3_aggregate* two; /* reads the port's two */    \
-                                  /* rings, or NULL */          \
+    struct pcapv3_reader* reader; /* NULL: another handle's */  \
     pcap_t* aggregate;            /* that reads it, or NULL */  \
     int arptype;                  /* of its interface */        \
     int cooked;                   /* as that wants it: */       \
@@ -133,11 +130,12 @@ static int is_stocks(const pcap_t* p) { return p->linktype == DLT_CAN_SOCKETCAN;
 /* The port's second socket, once packets come there, which has what the handle's own has; -1 if
  * there is none. */
 static int second_socket(pcap_t* p) {
-  return p != NULL && joined(p)->port != NULL ? pcapv3_second_socket(joined(p)->port) : -1;
+  return p != NULL && joined(p)->reader != NULL ? pcapv3_reader_second_socket(joined(p)->reader)
+                                                : -1;
 }
 
 static int has_ring(const port_handle* h) {
-  return h->port != NULL && pcapv3_block_count(h->port) != 0;
+  return h->port != NULL && pcapv3_port_ring(h->port).block_count != 0;
 }
 
 static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* value,
@@ -158,7 +156,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
     return -1; /* stock code then does without a filter in the kernel, on both */
   }
   if (p != NULL && joined(p)->joining != NULL && level == SOL_PACKET && name == PACKET_RX_RING &&
-      pcapv3_shut(joined(p)->joining, fd) != 0) {
+      pcapv3_port_shut(joined(p)->joining, fd) != 0) {
     return -1;
   }
   /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */
@@ -178,12 +176,13 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       .most_retire_ms = joined(p)->most_retire_ms,
       .flow_hash = joined(p)->flow_hash,
   };
-  if (pcapv3_make_ring(port, fd, &wish) != 0) {
+  if (pcapv3_port_make_ring(port, fd, &wish) != 0) {
     request->tp_block_nr = 1; /* keeps create_ring() from asking again for less */
     return -1;
   }
-  request->tp_block_size = pcapv3_block_bytes(port);
-  request->tp_block_nr = pcapv3_block_count(port);
+  const struct pcapv3_ring ring = pcapv3_port_ring(port);
+  request->tp_block_size = ring.block_bytes;
+  request->tp_block_nr = ring.block_count;
   /* One "frame" a block, as create_ring() has it for V3. */
   request->tp_frame_size = request->tp_block_size;
   request->tp_frame_nr = request->tp_block_nr;
@@ -203,7 +202,7 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
   if (name != PACKET_STATISTICS || joined(p)->stock.tp_version != TPACKET_V3) {
     return getsockopt(fd, level, name, value, length);
   }
-  pcapv3_before_count(joined(p)->port);
+  pcapv3_port_before_count(joined(p)->port);
   struct tpacket_stats_v3 stats;
   socklen_t stats_length = sizeof(stats);
   const int status = getsockopt(fd, level, name, &stats, &stats_length);
@@ -215,7 +214,7 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
       stats.tp_packets += second.tp_packets;
       stats.tp_drops += second.tp_drops;
     }
-    pcapv3_count(joined(p)->port, stats.tp_packets, stats.tp_drops, stats.tp_freeze_q_cnt);
+    pcapv3_port_count(joined(p)->port, stats.tp_packets, stats.tp_drops, stats.tp_freeze_q_cnt);
     /* The shorter struct that the caller wants is the start of this one. */
     memcpy(value, &stats, *length < sizeof(stats) ? *length : sizeof(stats));
   }
@@ -225,14 +224,14 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
 static void* seam_mmap(pcap_t* p, void* at, size_t length, int protection, int flags, int fd,
                        off_t offset) {
   if (p != NULL && has_ring(joined(p)) && fd == p->fd) {
-    return pcapv3_ring_base(joined(p)->port);
+    return pcapv3_port_ring(joined(p)->port).base;
   }
   return mmap(at, length, protection, flags, fd, offset);
 }
 
 static int seam_munmap(pcap_t* p, void* at, size_t length) {
-  if (p != NULL && has_ring(joined(p)) && at == pcapv3_ring_base(joined(p)->port)) {
-    return 0; /* pcapv3_close() does */
+  if (p != NULL && has_ring(joined(p)) && at == pcapv3_port_ring(joined(p)->port).base) {
+    return 0; /* pcapv3_port_close() does */
   }
   return munmap(at, length);
 }
@@ -268,12 +267,16 @@ static int can_judge(const struct bpf_program* filter) {
   return 1;
 }
 
+static void host_error(pcap_t* p, const char* text) {
+  snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
+}
+
 static int has_own_clock(const pcap_t* p) {
   return p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER ||
          p->opt.tstamp_type == PCAP_TSTAMP_ADAPTER_UNSYNCED;
 }
 
-void pcapv3_linux_look(pcap_t* p, struct pcapv3_linux_view* view) {
+static void host_look(pcap_t* p, struct pcapv3_host_view* view) {
   const struct pcap_linux* stock = &joined(p)->stock;
   view->socket = p->fd;
   view->cooked = stock->cooked;
@@ -287,10 +290,7 @@ void pcapv3_linux_look(pcap_t* p, struct pcapv3_linux_view* view) {
   view->filter_here = stock->filter_in_userland && p->fcode.bf_insns != NULL;
   view->filter_is_whole = view->filter_here && can_judge(&p->fcode);
   view->filter_blocks = view->filter_here ? (unsigned)stock->blocks_to_filter_in_userland : 0;
-  view->endless = stock->timeout == 0;
-  view->nonblocking = stock->timeout < 0;
   view->has_filter = p->fcode.bf_insns != NULL;
-  view->break_event = stock->poll_breakloop_fd;
   view->own_clock = has_own_clock(p);
 }
 
@@ -310,7 +310,7 @@ static long long monotonic_ms(void) {
   return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-int pcapv3_linux_wait(pcap_t* p) {
+static int host_wait(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   if (p->selectable_fd != -1 || stock->poll_timeout == 0 || stock->timeout <= 0) {
     return pcap_wait_for_frames_mmap(p);
@@ -344,7 +344,7 @@ static int is_up(const pcap_t* p) {
   return ioctl(p->fd, SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & IFF_UP) != 0;
 }
 
-int pcapv3_linux_check(pcap_t* p) {
+static int host_check(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   const int status = look_at_once(p);
   if (status != 0) return status;
@@ -356,34 +356,35 @@ int pcapv3_linux_check(pcap_t* p) {
     }
     return 0;
   }
-  pcapv3_linux_error(p, PCAP_LINUX_GONE);
+  host_error(p, PCAPV3_INTERFACE_GONE);
   return PCAP_ERROR;
 }
 
-int pcapv3_linux_is_down(pcap_t* p) { return joined(p)->stock.netdown; }
+static int host_is_down(pcap_t* p) { return joined(p)->stock.netdown; }
 
-volatile sig_atomic_t* pcapv3_linux_break_flag(pcap_t* p) {
-  return joined(p)->aggregate != NULL ? &joined(p)->aggregate->break_loop : &p->break_loop;
+static int host_wait_for_break(pcap_t* p, int ms) {
+  struct pollfd event = {.fd = joined(p)->stock.poll_breakloop_fd, .events = POLLIN};
+  return poll(&event, 1, ms) > 0;
 }
 
-int pcapv3_linux_filter(pcap_t* p, const u_char* bytes, unsigned wire_length,
-                        unsigned captured_length, int tagged, unsigned short tci) {
-  return pcapv3_linux_run_filter(p->fcode.bf_insns, bytes, wire_length, captured_length, tagged,
-                                 tci);
-}
-
-const struct bpf_insn* pcapv3_linux_filter_code(pcap_t* p, unsigned* count) {
-  *count = p->fcode.bf_len;
-  return p->fcode.bf_insns;
-}
-
-int pcapv3_linux_run_filter(const struct bpf_insn* code, const u_char* bytes, unsigned wire_length,
-                            unsigned captured_length, int tagged, unsigned short tci) {
+static int host_run_filter(void* code, const u_char* bytes, unsigned wire_length,
+                           unsigned captured_length, int tagged, unsigned short tci) {
   const struct pcap_bpf_aux_data aux = {.vlan_tag_present = (u_short)tagged, .vlan_tag = tci};
   return FILTER_WITH_AUX_DATA(code, bytes, wire_length, captured_length, &aux) != 0;
 }
 
-unsigned pcapv3_linux_block_filtered(pcap_t* p) {
+static int host_filter(void* p, const u_char* bytes, unsigned wire_length, unsigned captured_length,
+                       int tagged, unsigned short tci) {
+  return host_run_filter(((pcap_t*)p)->fcode.bf_insns, bytes, wire_length, captured_length, tagged,
+                         tci);
+}
+
+static const struct bpf_insn* host_filter_code(pcap_t* p, unsigned* count) {
+  *count = p->fcode.bf_len;
+  return p->fcode.bf_insns;
+}
+
+static unsigned host_block_filtered(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
   if (stock->blocks_to_filter_in_userland > 0 && --stock->blocks_to_filter_in_userland == 0) {
     stock->filter_in_userland = 0;
@@ -391,7 +392,7 @@ unsigned pcapv3_linux_block_filtered(pcap_t* p) {
   return (unsigned)stock->blocks_to_filter_in_userland;
 }
 
-void pcapv3_linux_count(pcap_t* p) {
+static void host_count(pcap_t* p) {
   /* The part of pcap_stats_linux() that opens no file, which a process may not allow itself. */
   struct tpacket_stats stats;
   socklen_t length = sizeof(stats);
@@ -400,16 +401,27 @@ void pcapv3_linux_count(pcap_t* p) {
   joined(p)->stock.stat.ps_drop += stats.tp_drops;
 }
 
-void pcapv3_linux_add_counts(pcap_t* p, unsigned packets, unsigned drops) {
+static void host_add_counts(pcap_t* p, unsigned packets, unsigned drops) {
   joined(p)->stock.stat.ps_recv += packets;
   joined(p)->stock.stat.ps_drop += drops;
-  pcapv3_before_count(joined(p)->port);
-  pcapv3_count(joined(p)->port, packets, drops, 0);
+  pcapv3_port_before_count(joined(p)->port);
+  pcapv3_port_count(joined(p)->port, packets, drops, 0);
 }
 
-void pcapv3_linux_error(pcap_t* p, const char* text) {
-  snprintf(p->errbuf, sizeof(p->errbuf), "%s", text);
-}
+static const struct pcapv3_host_ops host_ops = {
+    .look = host_look,
+    .wait = host_wait,
+    .check = host_check,
+    .wait_for_break = host_wait_for_break,
+    .is_down = host_is_down,
+    .filter = host_filter,
+    .filter_code = host_filter_code,
+    .run_filter = host_run_filter,
+    .block_filtered = host_block_filtered,
+    .count = host_count,
+    .add_counts = host_add_counts,
+    .error = host_error,
+};
 
 /* ---- The operations of a handle with a port ---- */
 
@@ -417,14 +429,23 @@ static int no_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   (void)count;
   (void)callback;
   (void)user;
-  pcapv3_linux_error(p, "the handle is being closed");
+  host_error(p, "the handle is being closed");
   return PCAP_ERROR;
 }
 
 static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  pcapv3_savefile_run.header = 0; /* in the callback of another read: this one may wait */
-  return joined(p)->two != NULL ? pcapv3_aggregate_read(joined(p)->two, count, callback, user)
-                                : pcapv3_read(joined(p)->port, count, callback, user);
+  pcapv3_dump_run.header = 0; /* in the callback of another read: this one may wait */
+  return pcapv3_reader_read(joined(p)->reader, count, callback, user);
+}
+
+/* The reader, if it is this handle's own, delivers as the port says now. */
+static void follow(pcap_t* p) {
+  if (joined(p)->reader != NULL) pcapv3_reader_follow(joined(p)->reader);
+}
+
+static void refresh(pcap_t* p) {
+  pcapv3_port_refresh(joined(p)->port);
+  follow(p);
 }
 
 static int port_setfilter(pcap_t* p, struct bpf_program* filter) {
@@ -441,39 +462,40 @@ static int port_setfilter(pcap_t* p, struct bpf_program* filter) {
   p->offset = 0;
   p->cc = 1;
   const int status = pcap_setfilter_linux(p, filter);
-  p->cc = (int)pcapv3_block_count(joined(p)->port);
+  p->cc = (int)pcapv3_port_ring(joined(p)->port).block_count;
   if (stock->blocks_to_filter_in_userland != 0) {
-    const int unfinished = (int)pcapv3_unfinished_blocks(joined(p)->port);
+    const int unfinished = (int)pcapv3_port_unfinished_blocks(joined(p)->port);
     stock->blocks_to_filter_in_userland = unfinished > 1 ? unfinished + 1 : 1;
   }
-  pcapv3_filter_set(joined(p)->port);
+  pcapv3_port_filter_set(joined(p)->port);
+  follow(p);
   return status;
 }
 
 static int port_setdirection(pcap_t* p, pcap_direction_t direction) {
   const int status = pcap_setdirection_linux(p, direction);
-  pcapv3_refresh(joined(p)->port);
+  refresh(p);
   return status;
 }
 
 static int port_set_datalink(pcap_t* p, int link_type) {
   const int status = pcap_set_datalink_linux(p, link_type);
-  pcapv3_refresh(joined(p)->port);
+  refresh(p);
   return status;
 }
 
 static int port_setnonblock(pcap_t* p, int nonblock) {
   const int status = pcap_setnonblock_linux(p, nonblock);
-  if (joined(p)->two != NULL) {
-    pcapv3_aggregate_set_nonblocking(joined(p)->two, joined(p)->stock.timeout < 0);
+  if (joined(p)->reader != NULL) {
+    pcapv3_reader_set_nonblocking(joined(p)->reader, joined(p)->stock.timeout < 0);
   }
-  pcapv3_refresh(joined(p)->port);
+  refresh(p);
   return status;
 }
 
 static int port_stats(pcap_t* p, struct pcap_stat* stats) {
   /* After a drain the books are closed until the next read. */
-  if (!pcapv3_closed_books(joined(p)->port, stats)) return pcap_stats_linux(p, stats);
+  if (!pcapv3_port_frozen_stats(joined(p)->port, stats)) return pcap_stats_linux(p, stats);
   stats->ps_ifdrop = joined(p)->stock.stat.ps_ifdrop;
   return 0;
 }
@@ -489,10 +511,9 @@ static void port_breakloop(pcap_t* p) {
  * calls itself readable (af_packet.c: packet_poll) and select(2) would not wait. */
 static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u_char* bytes) {
   const pcap_t* p = ((struct oneshot_userdata*)user)->pd;
-  /* (The descriptor that is selected on for two rings tells of packets that have come only.) */
-  const struct pcapv3_aggregate* two = joined((pcap_t*)p)->two;
-  if ((two != NULL && !pcapv3_aggregate_is_alone(two)) ||
-      pcapv3_can_lend(joined((pcap_t*)p)->port)) {
+  /* (The descriptor that is selected on for two rings reports only packets that have come.) */
+  const struct pcapv3_reader* reader = joined((pcap_t*)p)->reader;
+  if (reader != NULL && pcapv3_reader_keeps_packet(reader)) {
     ONESHOT(user, header, bytes);
   } else {
     joined((pcap_t*)p)->copying_oneshot(user, header, bytes);
@@ -554,66 +575,69 @@ static void begin_second(pcap_t* p, struct pcapv3_port* port, int cooked) {
   const int fd = socket(PF_PACKET, (cooked ? SOCK_DGRAM : SOCK_RAW) | SOCK_CLOEXEC, 0);
   joined(p)->second_cooked = cooked;
   char text[PCAP_ERRBUF_SIZE];
-  if (fd >= 0) pcapv3_begin_frames(port, fd, iface_get_id(fd, p->opt.device, text), cooked);
+  if (fd < 0) return;
+  pcapv3_reader_begin_frames(joined(p)->reader, port, fd, iface_get_id(fd, p->opt.device, text),
+                             cooked);
 }
 
 /* Makes the second socket in all like the handle's own, and has the two read, which are joined by
  * the first read. Without it, a handle in immediate mode has blocks only. */
 static void add_second(pcap_t* p) {
   const struct pcap_linux* stock = &joined(p)->stock;
-  struct pcapv3_port* port = joined(p)->port;
+  struct pcapv3_reader* reader = joined(p)->reader;
   char text[PCAP_ERRBUF_SIZE]; /* the handle's own may be a warning */
   if (!stock->cooked != !joined(p)->second_cooked) {
     /* It was taken for another kind. This socket is younger than the handle's own: when the
      * interface has been down, all packets come in blocks (fanout.cc). */
-    pcapv3_drop_frames(port);
-    begin_second(p, port, stock->cooked);
+    pcapv3_reader_drop_frames(reader);
+    begin_second(p, joined(p)->port, stock->cooked);
   }
-  if (pcapv3_made_frames(port) != 0) return;
-  struct pcapv3_aggregate* two = NULL;
-  if (iface_bind(pcapv3_frames_socket(port), stock->ifindex, text, pcap_protocol(p)) == 0) {
-    two = pcapv3_aggregate_open(p, &p->break_loop, &joined(p)->breaking, 1, text);
-  }
-  if (two == NULL || !pcapv3_aggregate_add(two, 0, port, p->fd)) {
-    if (two != NULL) pcapv3_aggregate_remove(two, 0);
-    pcapv3_aggregate_close(two);
-    pcapv3_drop_frames(port);
+  if (pcapv3_reader_made_frames(reader) != 0 ||
+      iface_bind(pcapv3_reader_frames_socket(reader), stock->ifindex, text, pcap_protocol(p)) !=
+          0 ||
+      pcapv3_reader_add_frames(reader) != 0) {
+    pcapv3_reader_drop_frames(reader);
     return;
   }
-  pcapv3_aggregate_set_endless(two, stock->timeout == 0);
-  pcapv3_aggregate_set_nonblocking(two, stock->timeout < 0);
-  p->selectable_fd = pcapv3_aggregate_descriptor(two);
-  if (pcapv3_aggregate_hides_descriptor(two, p->opt.timeout)) p->selectable_fd = -1;
-  joined(p)->two = two;
+  p->selectable_fd = pcapv3_reader_descriptor(reader);
+}
+
+/* Has the port's packets read by the handle's own reader. */
+static void read_port(pcap_t* p, int adapts) {
+  struct pcapv3_reader* reader = joined(p)->reader;
+  pcapv3_reader_set_port(reader, joined(p)->port, p->fd);
+  pcapv3_reader_set_no_timeout(reader, joined(p)->stock.timeout == 0);
+  pcapv3_reader_set_nonblocking(reader, joined(p)->stock.timeout < 0);
+  if (adapts) add_second(p);
+  if (pcapv3_reader_hides_descriptor(reader, p->opt.timeout)) p->selectable_fd = -1;
 }
 
 /* Here and below: a program's signal handlers run as long as its process lives, and may call any
  * function of a handle that is being closed. They find what they use whole, or not at all: it is
  * taken off the handle first. */
-static void leave_two(pcap_t* p) {
-  struct pcapv3_aggregate* two = joined(p)->two;
-  if (two == NULL) return;
-  joined(p)->two = NULL;
+static void close_reader(pcap_t* p) {
+  struct pcapv3_reader* reader = joined(p)->reader;
+  if (reader == NULL) return;
+  joined(p)->reader = NULL;
   atomic_signal_fence(memory_order_seq_cst);
-  pcapv3_aggregate_remove(two, 0);
-  pcapv3_aggregate_close(two);
+  pcapv3_reader_close(reader);
 }
 
 /* For a program that does more with the handle's socket than this knows of. Any thread may do it.
  */
 static void settle(pcap_t* p) {
-  if (p->read_op != port_read || joined(p)->two == NULL) return;
-  pcapv3_aggregate_settle(joined(p)->two);
+  if (p->read_op != port_read || joined(p)->reader == NULL) return;
+  pcapv3_reader_use_blocks_only(joined(p)->reader);
 }
 
 static void leave_port(pcap_t* p) {
   struct pcapv3_port* port = joined(p)->port;
-  leave_two(p);
+  close_reader(p);
   /* Unmapped here; destroy_ring() must not do it again. */
   if (has_ring(joined(p))) joined(p)->stock.mmapbuf = NULL;
   joined(p)->port = NULL;
   atomic_signal_fence(memory_order_seq_cst);
-  pcapv3_close(port);
+  pcapv3_port_close(port);
 }
 
 /* A handle that is being closed is a stock one, but that it reads nothing any more. */
@@ -649,17 +673,21 @@ static void silence(pcap_t* p) {
 static void port_cleanup(pcap_t* p) {
   struct pcapv3_port* port = joined(p)->port;
   pcapv3_wait_for_reader(&joined(p)->breaking);
-  if (pcapv3_has_lent(port) && pcapv3_is_sole(port)) silence(p);
+  if (pcapv3_port_has_outstanding(port) && pcapv3_port_is_sole(port)) silence(p);
   /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. (A
    * group's packets that came after the last read are missing elsewhere.) */
   struct pcap_stat last;
-  if (pcapv3_keeps_books(port) && pcapv3_is_own(port) &&
-      (pcapv3_fans_out(port) || !pcapv3_closed_books(port, &last))) {
-    pcapv3_linux_count(p);
+  if (pcapv3_port_wants_summary(port) && pcapv3_port_is_own(port) &&
+      (pcapv3_port_fans_out(port) || !pcapv3_port_frozen_stats(port, &last))) {
+    host_count(p);
   }
   use_stock_functions(p);
-  leave_two(p);
-  struct pcapv3_frames* second = pcapv3_close_frames(port);
+  struct pcapv3_reader* reader = joined(p)->reader;
+  struct pcapv3_frames* second = NULL;
+  if (reader != NULL) {
+    pcapv3_reader_remove_ports(reader);
+    second = pcapv3_reader_close_frames(reader);
+  }
   leave_port(p);
   pcap_cleanup_linux(p);
   close_spare(p); /* last: it takes the kernel milliseconds, and the group is left by now */
@@ -671,13 +699,13 @@ static void port_cleanup(pcap_t* p) {
  * has more blocks, though it may have fewer. */
 static void show_ring(pcap_t* p) {
   struct pcap_linux* stock = &joined(p)->stock;
-  const struct pcapv3_port* port = joined(p)->port;
-  stock->mmapbuf = pcapv3_ring_base(port);
+  const struct pcapv3_ring ring = pcapv3_port_ring(joined(p)->port);
+  stock->mmapbuf = ring.base;
   /* create_ring() reckons in unsigned int; a ring can be larger than that. */
-  stock->mmapbuflen = (size_t)pcapv3_block_bytes(port) * pcapv3_block_count(port);
-  p->cc = (int)pcapv3_block_count(port);
-  for (unsigned i = 0; i < pcapv3_block_count(port); ++i) {
-    RING_GET_FRAME_AT(p, i) = stock->mmapbuf + (size_t)i * pcapv3_block_bytes(port);
+  stock->mmapbuflen = (size_t)ring.block_bytes * ring.block_count;
+  p->cc = (int)ring.block_count;
+  for (unsigned i = 0; i < ring.block_count; ++i) {
+    RING_GET_FRAME_AT(p, i) = stock->mmapbuf + (size_t)i * ring.block_bytes;
   }
 }
 
@@ -686,17 +714,18 @@ static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port
   if (p->opt.rfmon) return "monitor mode";
   if (has_broken_tpacket_v3()) return "this kernel has no sound TPACKET_V3 (3.19 and later have)";
   /* An aggregate has no other way than V3, whatever the kernel's timer is worth. */
-  if (p->opt.immediate && joined((pcap_t*)p)->aggregate == NULL && !pcapv3_takes_immediate(port))
+  if (p->opt.immediate && joined((pcap_t*)p)->aggregate == NULL &&
+      !pcapv3_port_takes_immediate(port))
     return "immediate mode is to use V2";
   return NULL;
 }
 
 static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
   const struct pcap_linux* stock = &joined(p)->stock;
-  if (pcapv3_join_fanout(port, p->fd, stock->ifindex, is_loopback(p, stock->ifindex)) == 0) {
+  if (pcapv3_port_join_fanout(port, p->fd, stock->ifindex, is_loopback(p, stock->ifindex)) == 0) {
     return 0;
   }
-  pcapv3_linux_error(p, pcapv3_error(port));
+  host_error(p, pcapv3_port_error(port));
   return -1;
 }
 
@@ -705,10 +734,18 @@ static int port_activate(pcap_t* p) {
   if (p->opt.device == NULL) {
     /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common); stock code reads it.
      */
-    pcapv3_linux_error(p, "a handle whose activation has failed can't be activated again");
+    host_error(p, "a handle whose activation has failed can't be activated again");
     return PCAP_ERROR;
   }
-  struct pcapv3_port* port = pcapv3_open(p, &joined(p)->breaking, p->opt.device, p->errbuf);
+  struct pcapv3_port* port = pcapv3_port_open(p, &host_ops, p->opt.device, p->errbuf);
+  if (port != NULL && joined(p)->aggregate == NULL) {
+    joined(p)->reader =
+        pcapv3_reader_open(p, &host_ops, &p->break_loop, &joined(p)->breaking, p->errbuf);
+    if (joined(p)->reader == NULL) {
+      pcapv3_port_close(port);
+      port = NULL;
+    }
+  }
   if (port == NULL) {
     pcap_cleanup_linux(p); /* as pcap_activate_linux() does when it fails */
     return PCAP_ERROR;
@@ -719,9 +756,9 @@ static int port_activate(pcap_t* p) {
     joined(p)->port = port;
     p->opt.immediate = 0; /* which is what makes prepare_tpacket_socket() choose V2 */
   }
-  if (pcapv3_fans_out(port)) joined(p)->joining = port;
+  if (pcapv3_port_fans_out(port)) joined(p)->joining = port;
   const int adapts = why == NULL && joined(p)->immediate && joined(p)->aggregate == NULL &&
-                     !has_own_clock(p) && pcapv3_adapts(port);
+                     !has_own_clock(p) && pcapv3_port_adapts(port);
   if (adapts) begin_second(p, port, strcmp(p->opt.device, "any") == 0);
   activating_cooked = joined(p)->cooked;
   int status = pcap_activate_linux(p);
@@ -729,7 +766,7 @@ static int port_activate(pcap_t* p) {
   p->opt.immediate = joined(p)->immediate;
 
   joined(p)->joining = NULL;
-  if (status >= 0 && pcapv3_fans_out(port) && join_fanout(p, port) != 0) {
+  if (status >= 0 && pcapv3_port_fans_out(port) && join_fanout(p, port) != 0) {
     joined(p)->port = port;
     leave_port(p);
     pcap_cleanup_linux(p);
@@ -739,10 +776,10 @@ static int port_activate(pcap_t* p) {
     why = is_stocks(p) ? "CAN frames" : "this kernel has no TPACKET_V3";
   }
   if (status < 0 || why != NULL) {
-    if (status == PCAP_ERROR && pcapv3_error(port)[0] != '\0') {
-      pcapv3_linux_error(p, pcapv3_error(port));
+    if (status == PCAP_ERROR && pcapv3_port_error(port)[0] != '\0') {
+      host_error(p, pcapv3_port_error(port));
     }
-    if (status >= 0) pcapv3_say_stock(port, why);
+    if (status >= 0) pcapv3_port_log_stock(port, why);
     if (status >= 0 && joined(p)->aggregate != NULL) {
       snprintf(p->errbuf, sizeof(p->errbuf), "it can't be one of several ports: %s", why);
       pcap_cleanup_linux(p);
@@ -765,16 +802,14 @@ static int port_activate(pcap_t* p) {
   p->cleanup_op = port_cleanup;
   joined(p)->copying_oneshot = p->oneshot_callback;
   p->oneshot_callback = port_oneshot;
-  if (pcapv3_hides_descriptor(port)) p->selectable_fd = -1;
   if (joined(p)->aggregate != NULL) {
     char unused[PCAP_ERRBUF_SIZE]; /* the handle's text may be a warning */
     joined(p)->arptype = iface_get_arptype(p->fd, p->opt.device, unused);
   }
   if (joined(p)->cooked) (void)pcap_set_datalink_linux(p, DLT_LINUX_SLL2);
-  if (joined(p)->aggregate != NULL && pcapv3_fans_out(port)) open_spare(p);
-  if (joined(p)->aggregate == NULL) pcapv3_open_grace_period(port);
-  if (adapts) add_second(p);
-  pcapv3_refresh(port);
+  if (joined(p)->aggregate != NULL && pcapv3_port_fans_out(port)) open_spare(p);
+  pcapv3_port_refresh(port);
+  if (joined(p)->aggregate == NULL) read_port(p, adapts);
   return status;
 }
 
@@ -825,7 +860,7 @@ void pcapv3_member_restore_filter(pcap_t* p, struct bpf_program* filter) {
   pcap_freecode(&p->fcode);
   joined(p)->stock.filter_in_userland = 0;
   joined(p)->stock.blocks_to_filter_in_userland = 0;
-  pcapv3_refresh(joined(p)->port);
+  pcapv3_port_refresh(joined(p)->port);
 }
 
 /* ---- Blocks (blocks.h) ---- */
@@ -834,8 +869,7 @@ int pcapv3_has_port(pcap_t* p) { return p->read_op == port_read; }
 
 int pcapv3_take_block(pcap_t* p, int timeout_ms, struct pcap_v3_block** block) {
   settle(p); /* frames can't be lent */
-  return joined(p)->two != NULL ? pcapv3_aggregate_take(joined(p)->two, timeout_ms, block)
-                                : pcapv3_take(joined(p)->port, timeout_ms, block);
+  return pcapv3_reader_acquire(joined(p)->reader, timeout_ms, block);
 }
 
 int pcapv3_set_flow_hash(pcap_t* p, int flow_hash) {
@@ -857,12 +891,12 @@ static int take_spare(pcap_t* p, int index) {
   /* One that is not up has to be waited for: before Linux 6.13 a socket joins a group only when it
    * runs (fanout_add), and a spare one that can't is used up. */
   if (spare == 0 || ioctl(spare, SIOCGIFFLAGS, &request) != 0 ||
-      (request.ifr_flags & IFF_UP) == 0 || pcapv3_shut(port, spare) != 0 ||
+      (request.ifr_flags & IFF_UP) == 0 || pcapv3_port_shut(port, spare) != 0 ||
       iface_bind(spare, index, unused, pcap_protocol(p)) != 0) {
     return -1;
   }
-  pcapv3_linux_count(p); /* the last of the old one's */
-  const int status = pcapv3_renew(port, p->fd, spare, index, is_loopback(p, index));
+  host_count(p); /* the last of the old one's */
+  const int status = pcapv3_port_renew(port, p->fd, spare, index, is_loopback(p, index));
   close_spare(p); /* which may have a ring */
   open_next_spare(p);
   if (status != 0) return -1;
@@ -879,7 +913,7 @@ int pcapv3_member_bind_again(pcap_t* p) {
       (!stock->cooked && iface_get_arptype(p->fd, stock->device, unused) != joined(p)->arptype)) {
     return -1;
   }
-  if (pcapv3_fans_out(joined(p)->port)) {
+  if (pcapv3_port_fans_out(joined(p)->port)) {
     if (take_spare(p, index) != 0) return -1;
   } else {
     /* An interface that is down is bound to all the same (af_packet.c: packet_do_bind), and read
@@ -892,7 +926,7 @@ int pcapv3_member_bind_again(pcap_t* p) {
     (void)setsockopt(p->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &wish, sizeof(wish));
   }
   stock->ifindex = index;
-  pcapv3_refresh(joined(p)->port);
+  pcapv3_port_refresh(joined(p)->port);
   return 0;
 }
 
@@ -933,8 +967,8 @@ int pcap_fileno(pcap_t* p) {
 
 int pcap_get_selectable_fd(pcap_t* p) {
   int descriptor = pcapv3_stock_get_selectable_fd(p);
-  if (descriptor >= 0 && p->read_op == port_read && joined(p)->two != NULL &&
-      !pcapv3_aggregate_watch_descriptor(joined(p)->two)) {
+  if (descriptor >= 0 && p->read_op == port_read && joined(p)->reader != NULL &&
+      !pcapv3_reader_watch_descriptor(joined(p)->reader)) {
     descriptor = p->fd;
   }
   return pcapv3_aggregate_give_descriptor(p, descriptor);

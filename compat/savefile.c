@@ -7,7 +7,7 @@
  * A regular file that is opened here gets a large buffer. A program that is about to wait must not
  * leave more in it than stock's buffer would hold, and a FILE that may have been closed meanwhile
  * must not be touched, so that nobody can write it out then. Instead the reader of packets tells
- * ahead which ones are followed at once by another that will be dumped to it too (savefile.h): only
+ * ahead which ones are followed at once by another that will be dumped to it too (dump_run.h): only
  * those stay in the buffer, when the callback dumps them as it got them. That the next will be
  * dumped is a guess, known from those before it: a callback that has dumped one packet after the
  * other to one file and then stops, turns to another file or breaks off the read
@@ -15,8 +15,6 @@
  * to it. Within such a callback there is also more for fork(2) to copy than with stock.
  */
 #define _GNU_SOURCE
-#include "compat/savefile.h"
-
 #include <pcap/pcap.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -25,6 +23,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#include "pcap-linux-v3/dump_run.h"
 
 #if __has_include(<sys/single_threaded.h>) /* glibc 2.32 */
 #include <sys/single_threaded.h>
@@ -49,9 +49,6 @@ enum {
   /* To copy a packet this small behind its header costs less than to call fwrite() twice. */
   kSmallBytes = 256,
 };
-
-__thread struct savefile_run pcapv3_savefile_run __attribute__((tls_model("initial-exec")));
-__thread unsigned pcapv3_savefile_row __attribute__((tls_model("initial-exec")));
 
 /* ---- Large buffers ---- */
 
@@ -136,7 +133,7 @@ struct record {
 
 /* Whether another packet follows at once. */
 static int is_followed(const struct pcap_pkthdr* h, const u_char* bytes) {
-  struct savefile_run* run = &pcapv3_savefile_run;
+  struct dump_run* run = &pcapv3_dump_run;
   if ((uintptr_t)h != run->header || bytes <= run->from || bytes >= run->to) return 0;
   run->from = bytes; /* each is dumped once */
   return 1;
@@ -166,7 +163,7 @@ void pcap_dump(u_char* user, const struct pcap_pkthdr* h, const u_char* bytes) {
     return;
   }
   static __thread const FILE* last __attribute__((tls_model("initial-exec"))); /* to compare */
-  pcapv3_savefile_row = f == last ? pcapv3_savefile_row + 1 : 1;
+  pcapv3_dump_row = f == last ? pcapv3_dump_row + 1 : 1;
   last = f;
   const int alone = IS_ALONE;
   if (!alone) flockfile(f);

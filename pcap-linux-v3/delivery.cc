@@ -118,8 +118,9 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
     if constexpr (kFiltered) {
       const Judge& judge = judge_of(here);
       if (judge.concerns(packet.stamp(), h.tp_snaplen != h.tp_len) &&
-          !judge.filter(judge.owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes, is_tagged(h),
-                        static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff))) {
+          judge.filter(judge.owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
+                       is_tagged(h) ? 1 : 0,
+                       static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff)) == 0) {
         ++counters_of(here).filtered;
         here.next();
         here.put_back();

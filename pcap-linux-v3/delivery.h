@@ -45,7 +45,10 @@ class Delivery {
  public:
   /// `break_flag` is looked at before each packet: when not 0, delivery stops (pcap_breakloop()).
   Delivery(const volatile std::sig_atomic_t* break_flag, Counters& counters)
-      : break_flag_(break_flag), counters_(counters) {}
+      : break_flag_(break_flag), counters_(&counters) {}
+
+  /// Counts packets in `counters` from now on, but for those of a merge.
+  void count_in(Counters& counters) { counters_ = &counters; }
 
   /// Follows `plan` from the next packet on, also when called from within the callback.
   void follow(const Plan& plan);
@@ -78,14 +81,14 @@ class Delivery {
   static Loop<Cursor> loop_for(bool either_way, bool filtered);
   template <typename Cursor>
   static Loop<Cursor> loop_for(LinkHeader header, bool either_way, bool filtered);
-  Counters& counters_of(const PacketCursor&) const { return counters_; }
+  Counters& counters_of(const PacketCursor&) const { return *counters_; }
   static Counters& counters_of(const Merge::Hand& merge) { return merge.counters(); }
   const Judge& judge_of(const PacketCursor&) const { return plan_.judge; }
   static const Judge& judge_of(const Merge::Hand& merge) { return merge.judge(); }
   bool right_way(const sockaddr_ll& address) const;
 
   const volatile std::sig_atomic_t* const break_flag_;
-  Counters& counters_;
+  Counters* counters_;
   Plan plan_;
   Loop<PacketCursor> loop_ = nullptr;
   Loop<TellingCursor> telling_loop_ = nullptr;

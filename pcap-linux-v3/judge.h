@@ -5,13 +5,13 @@
 #include <cstdint>
 
 #include "block.h"
+#include "host_ops.h"
 
 namespace pcapv3 {
 
 /// A filter. `wire_length` and `captured_length` are as pcap_offline_filter(3PCAP) takes them.
-/// Returns whether the packet passes.
-using PacketFilter = bool (*)(void* owner, const std::uint8_t* bytes, std::uint32_t wire_length,
-                              std::uint32_t captured_length, bool tagged, std::uint16_t tci);
+/// Returns 0 if the packet is rejected.
+using PacketFilter = pcapv3_host_filter;
 
 struct Judge {
   PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.

@@ -31,7 +31,7 @@ class Program {
  public:
   /// A copy. Null if memory is short.
   static Program* copy(const bpf_insn* code, unsigned count);
-  const bpf_insn* code() const { return code_; }
+  bpf_insn* code() { return code_; }
 
   void hold() { holders_.fetch_add(1, std::memory_order_relaxed); }
   void let_go();

@@ -304,10 +304,10 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
   tags.clear();
   Fixture f;
   f.plan.judge.filter = [](void*, const std::uint8_t* bytes, std::uint32_t wire,
-                           std::uint32_t captured, bool tagged, std::uint16_t tci) {
+                           std::uint32_t captured, int tagged, std::uint16_t tci) {
     seen.emplace_back(bytes, bytes + captured);
-    tags.emplace_back(tagged, tci);
-    return wire == 1000;
+    tags.emplace_back(tagged != 0, tci);
+    return wire == 1000 ? 1 : 0;
   };
   REQUIRE(f.block.add(
       {.bytes = frame(60), .wire_length = 1000, .status = TP_STATUS_VLAN_VALID, .tci = 0xf005}));
@@ -321,8 +321,8 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
 
 TEST_CASE("a packet cut off after the kernel got the filter is not judged once more") {
   Fixture f;
-  f.plan.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
-                           std::uint16_t) { return false; };
+  f.plan.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
+                           std::uint16_t) { return 0; };
   f.plan.judge.until = stamp_of(5'000'000'000);
   REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1500, .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .wire_length = 1500, .sec = 5, .nsec = 1}));
@@ -334,8 +334,8 @@ TEST_CASE("a packet cut off after the kernel got the filter is not judged once m
 
 TEST_CASE("what only the kernel can judge is not judged here after it has") {
   Fixture f;
-  f.plan.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, bool,
-                           std::uint16_t) { return false; };
+  f.plan.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
+                           std::uint16_t) { return 0; };
   f.plan.judge.until = stamp_of(5'000'000'000);
   f.plan.judge.is_whole = false;
   REQUIRE(f.block.add({.bytes = frame(60), .sec = 5}));

@@ -1,6 +1,6 @@
 // A ring of TPACKET_V2 frames, which the test fills in the kernel's place: what becomes of them,
 // and when the kernel gets them back.
-#include "pcap-linux-v3/frame_ring.h"
+#include "pcap-linux-v3/adaptive/frame_ring.h"
 
 #include <sys/mman.h>
 

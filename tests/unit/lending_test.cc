@@ -62,9 +62,9 @@ std::vector<int> walk(pcap_v3_block* block, int count = -1) {
   return firsts;
 }
 
-bool has_low_bit(void* owner, const std::uint8_t* bytes, std::uint32_t, std::uint32_t, bool,
-                 std::uint16_t) {
-  return (bytes[0] & static_cast<Program*>(owner)->code()[0].k) != 0;
+int has_low_bit(void* owner, const std::uint8_t* bytes, std::uint32_t, std::uint32_t, int,
+                std::uint16_t) {
+  return (bytes[0] & static_cast<Program*>(owner)->code()[0].k) != 0 ? 1 : 0;
 }
 
 }  // namespace

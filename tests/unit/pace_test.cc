@@ -1,5 +1,5 @@
 // When to change over between two rings: by what it costs, with a hold and no flapping.
-#include "pcap-linux-v3/pace.h"
+#include "pcap-linux-v3/adaptive/pace.h"
 
 #include "catch.h"
 

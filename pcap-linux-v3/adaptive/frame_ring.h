@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "aside.h"
+#include "adaptive/aside.h"
 #include "ring.h"
 #include "source.h"
 

@@ -1,4 +1,4 @@
-#include "wait.h"
+#include "wait_set.h"
 
 #include <errno.h>
 #include <linux/netlink.h>
@@ -54,25 +54,30 @@ void drain(int fd) {
 
 }  // namespace
 
-Wait::~Wait() {
-  for (const int fd : {events_, timer_, break_, links_}) {
-    if (fd >= 0) close(fd);
+WaitSet::~WaitSet() { close(); }
+
+void WaitSet::close() {
+  for (int* const fd : {&events_, &timer_, &break_, &links_}) {
+    if (*fd >= 0) ::close(*fd);
+    *fd = -1;
   }
 }
 
-bool Wait::open(bool links, ErrorText& error) {
-  events_ = epoll_create1(0);
-  timer_ = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+bool WaitSet::open(const Options& options, ErrorText& error) {
+  events_ = epoll_create1(options.descriptor ? 0 : EPOLL_CLOEXEC);
   break_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  if (links) links_ = open_links();
-  if (events_ < 0 || timer_ < 0 || break_ < 0 || !add_to(events_, timer_, kTimer) ||
-      !add_to(events_, break_, kBreak) || (links_ >= 0 && !add_to(events_, links_, kLinks))) {
-    return error.set("can't make the descriptors to wait on: %s", std::strerror(errno));
-  }
-  return true;
+  if (options.descriptor) timer_ = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+  if (options.links) links_ = open_links();
+  const bool ok = events_ >= 0 && break_ >= 0 && add_to(events_, break_, kBreak) &&
+                  (!options.descriptor || (timer_ >= 0 && add_to(events_, timer_, kTimer))) &&
+                  (links_ < 0 || add_to(events_, links_, kLinks));
+  if (ok) return true;
+  error.set("can't make the descriptors to wait on: %s", std::strerror(errno));
+  close();
+  return false;
 }
 
-void Wait::watch(const Link* links, unsigned count) {
+void WaitSet::watch(const Link* links, unsigned count) {
   if (links_ < 0) return;
   LinkFilter filter;
   for (unsigned i = 0; i < count; ++i) {
@@ -96,11 +101,11 @@ void Wait::watch(const Link* links, unsigned count) {
   if (!other_names_) setsockopt(links_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
-bool Wait::add(unsigned port, int socket) { return add_to(events_, socket, port); }
+bool WaitSet::add(unsigned port, int socket) { return add_to(events_, socket, port); }
 
-void Wait::remove(int socket) { epoll_ctl(events_, EPOLL_CTL_DEL, socket, nullptr); }
+void WaitSet::remove(int socket) { epoll_ctl(events_, EPOLL_CTL_DEL, socket, nullptr); }
 
-bool Wait::collect(std::uint64_t wait_ns, Events& events) {
+bool WaitSet::collect(std::uint64_t wait_ns, Events& events) {
   constexpr int kAtOnce = 16;
   constexpr std::uint64_t kNsPerMs = 1'000'000;
   constexpr std::uint64_t kLongestMs = 60'000;
@@ -133,7 +138,7 @@ bool Wait::collect(std::uint64_t wait_ns, Events& events) {
   return true;
 }
 
-void Wait::wake_in(std::uint64_t ns) {
+void WaitSet::wake_in(std::uint64_t ns) {
   itimerspec when{};  // all 0 stops the timer
   if (ns == kForEver) {
     if (timer_state_ == Timer::kOff) return;
@@ -146,11 +151,11 @@ void Wait::wake_in(std::uint64_t ns) {
   timer_state_ = ns == kForEver ? Timer::kOff : ns == 1 ? Timer::kNow : Timer::kSet;
 }
 
-void Wait::stay_awake() {
+void WaitSet::stay_awake() {
   if (timer_state_ != Timer::kNow) wake_in(0);
 }
 
-void Wait::sleep(int ms) const {
+void WaitSet::sleep(int ms) const {
   pollfd event = {break_, POLLIN, 0};
   (void)poll(&event, 1, ms);
 }

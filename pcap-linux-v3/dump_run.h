@@ -1,9 +1,9 @@
 /*
- * Writing savefiles: what a reader of packets tells whoever dumps them in its callback. Implemented
- * in savefile.c.
+ * Writing savefiles: what a reader of packets announces to whoever dumps them in its callback
+ * (dump_ahead.h writes it; compat/savefile.c, which is pcap_dump(3PCAP), reads it).
  */
-#ifndef PCAP_LINUX_V3_COMPAT_SAVEFILE_H
-#define PCAP_LINUX_V3_COMPAT_SAVEFILE_H
+#ifndef PCAP_LINUX_V3_DUMP_RUN_H
+#define PCAP_LINUX_V3_DUMP_RUN_H
 
 #include <stdint.h>
 
@@ -11,8 +11,9 @@
 extern "C" {
 #endif
 
-/* Both are the calling thread's. (Initial-exec: see pcap_linux.c: activating_cooked.) */
-#define SAVEFILE_THREADS \
+/* Both are the calling thread's. (Initial-exec: the other ways to have such a variable want a
+ * library more.) */
+#define DUMP_RUN_THREADS \
   extern __thread __attribute__((tls_model("initial-exec"), visibility("hidden")))
 
 /*
@@ -25,15 +26,15 @@ extern "C" {
  * take it back; but whoever dumps after that has another header, or at least none of the block's
  * packets that lie behind the last one dumped. So nothing here has to be right after such a jump.
  */
-struct savefile_run {
+struct dump_run {
   uintptr_t header; /* its address, to compare */
   const unsigned char* from;
   const unsigned char* to;
 };
-SAVEFILE_THREADS struct savefile_run pcapv3_savefile_run;
+DUMP_RUN_THREADS struct dump_run pcapv3_dump_run;
 
 /* How many packets in a row have been dumped to one file for which that matters. */
-SAVEFILE_THREADS unsigned pcapv3_savefile_row;
+DUMP_RUN_THREADS unsigned pcapv3_dump_row;
 
 #ifdef __cplusplus
 }

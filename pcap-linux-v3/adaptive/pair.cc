@@ -1,4 +1,4 @@
-#include "pair.h"
+#include "adaptive/pair.h"
 
 #include <errno.h>
 #include <linux/filter.h>
@@ -7,9 +7,9 @@
 
 #include <algorithm>
 
+#include "adaptive/frame_ring.h"
 #include "clock.h"
 #include "fanout.h"
-#include "frame_ring.h"
 #include "ring.h"
 #include "source.h"
 

@@ -1,4 +1,4 @@
-#include "aside.h"
+#include "adaptive/aside.h"
 
 #include <signal.h>
 

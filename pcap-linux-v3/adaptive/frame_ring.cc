@@ -1,4 +1,4 @@
-#include "frame_ring.h"
+#include "adaptive/frame_ring.h"
 
 #include <errno.h>
 #include <linux/if_packet.h>

@@ -1,10 +1,11 @@
-// What an aggregate waits on: the sockets of its ports, a timer, a break, and changes of the ports'
-// interfaces; and the one descriptor that stands for all of these, for programs that wait by
-// select(2), poll(2) or epoll(7) themselves.
+// What a reader waits on that has more than one socket to wait for, or whose socket tells too much:
+// the sockets of its ports, a timer, a break, and changes of the ports' interfaces; and the one
+// descriptor that stands for all of these, for programs that wait by select(2), poll(2) or epoll(7)
+// themselves.
 //
 // Everything in it is edge-triggered. A packet socket calls itself readable for as long as the last
 // block that it handed over is not given back (af_packet.c: packet_poll), which blocks that are
-// held for the sake of order would make it all the time.
+// held for the sake of order, or by the program, would make it all the time.
 //
 // Leaves to others what an event leads to.
 #pragma once
@@ -15,16 +16,23 @@
 
 namespace pcapv3 {
 
-class Wait {
+class WaitSet {
  public:
-  Wait() = default;
-  ~Wait();
-  Wait(const Wait&) = delete;
-  Wait& operator=(const Wait&) = delete;
+  WaitSet() = default;
+  ~WaitSet();
+  WaitSet(const WaitSet&) = delete;
+  WaitSet& operator=(const WaitSet&) = delete;
 
-  /// Makes the descriptors. False, with a text, if they can't be had. Changes of interfaces are
-  /// told of only if `links` wants it, and if the kernel does: a container may have no netlink.
-  bool open(bool links, ErrorText& error);
+  /// What the set is for, besides sockets and breaks.
+  struct Options {
+    bool descriptor = false;  ///< A program may wait by it, so that wake_in() has to work.
+    bool links = false;       ///< It reports changes of interfaces, where the kernel does: a
+                              ///< container may have no netlink.
+  };
+  /// Makes the descriptors. False, with a text, if they are unavailable.
+  bool open(const Options& options, ErrorText& error);
+  void close();
+  bool is_open() const { return events_ >= 0; }
   /// Takes in the socket of port `port`, or tells why not by errno.
   bool add(unsigned port, int socket);
   /// Takes it out, of a handle that is read on with another one in its place. Else it is only

@@ -1,0 +1,332 @@
+#include "adaptive/two_rings.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "clock.h"
+#include "fanout.h"
+
+namespace pcapv3 {
+namespace {
+
+constexpr std::uint64_t kNsPerMs = 1'000'000;
+
+}  // namespace
+
+// ---- Setting up ----
+
+void TwoRings::begin(int socket, int interface, bool cooked) {
+  constexpr std::uint64_t kBytes = 4 * kMiB;
+  constexpr std::uint64_t kShare = 1024;  // of free memory, at most
+  frames_ = new FrameRing(cooked ? kCookedHeadroom : kFrameHeadroom);
+  if (frames_ == nullptr) {
+    close(socket);
+    return;
+  }
+  frames_->create(socket, largest_packet(interface), std::min(kBytes, free_memory() / kShare));
+}
+
+bool TwoRings::has_made_frames() {
+  if (frames_ == nullptr) return false;
+  // With fewer blocks they are all in somebody's hands too soon: the one being read, the one that
+  // is filled, and one that makes the socket readable (pair.h).
+  constexpr std::uint32_t kFewestBlocks = 4;
+  const std::uint32_t blocks = port_.ring().geometry().block_count;
+  if (blocks < kFewestBlocks) {
+    port_.debug().line("%s: no ring of frames, as there are %u blocks only", port_.device(),
+                       blocks);
+  } else if (frames_->wait_until_made() && shut(frames_->socket())) {
+    port_.debug().line("%s: TPACKET_V2 ring, %u frames of %u KiB", port_.device(),
+                       frames_->frame_count(), frames_->frame_bytes() / 1024);
+    port_.summarize_frames(true);
+    return true;
+  } else {
+    port_.debug().line("%s: no ring of frames: %s", port_.device(), std::strerror(errno));
+  }
+  drop_frames();
+  return false;
+}
+
+bool TwoRings::open(int socket, WaitSet& wait, ErrorText& error) {
+  merged_.merge().set_one_interface();
+  if (!merged_.add(kBlocks, port_, port_.source()) ||
+      !merged_.add(kFrames, port_, frames_->source())) {
+    return error.set("no memory to merge two rings in");
+  }
+  if (!wait.add(0, socket) || !wait.add(0, frames_->socket())) {
+    return error.set("can't wait for %s: %s", port_.device(), std::strerror(errno));
+  }
+  // A ring that is full, as that of the frames is now, calls itself readable.
+  WaitSet::Events none;
+  if (!wait.collect(0, none)) return false;
+  wait_ = &wait;
+  socket_ = socket;
+  port_.summarize_late(true);
+  return true;
+}
+
+FrameRing* TwoRings::part_with_frames() {
+  FrameRing* const frames = std::exchange(frames_, nullptr);
+  if (frames != nullptr) frames->close();
+  return frames;
+}
+
+void TwoRings::drop_frames() {
+  if (frames_ == nullptr) return;
+  if (frames_->used()) {
+    port_.host().count(port_.handle());  // the last of its socket's
+  } else {
+    port_.summarize_frames(false);
+    port_.summarize_late(false);
+  }
+  port_.hold_old_filter(false);
+  pair_.stop_waking(port_.ring());
+  // A signal handler that asks for statistics meanwhile finds it whole, or not at all.
+  FrameRing* const frames = std::exchange(frames_, nullptr);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  delete frames;
+}
+
+/// The reader has read them to their end, or never will.
+void TwoRings::leave_frames() {
+  // What others wait on as well is not this process's to change.
+  if (!pair_.is_others()) wait_->remove(frames_->socket());
+  merged_.remove(kFrames);
+  drop_frames();
+}
+
+// ---- Joining and giving up ----
+
+bool TwoRings::begin_read() {
+  const bool both = pair_.reads_both();
+  if (frames_ == nullptr || pair_.is_joined()) return both;
+  if (pair_.is_ending() || !join(socket_)) leave_frames();
+  if (!both && !pair_.is_others()) wait_->remove(socket_);
+  return both;
+}
+
+/// Has packets of `socket` come by one ring or the other from now on, if it is time to try. False
+/// if that is impossible.
+bool TwoRings::join(int socket) {
+  constexpr std::uint64_t kAgainNs = 100 * kNsPerMs;
+  const std::uint64_t now_ns = monotonic_ns();
+  if (now_ns < joining_ns_) return true;
+  port_.begin_read();  // which may change the filter
+  Pair::Counts counts;
+  const Plan& plan = port_.plan();
+  const Pair::Joining joining =
+      copy_stamps(socket, frames_->socket())
+          ? pair_.join(socket, *frames_, port_.source(),
+                       plan.interface > 0 && plan.interface == plan.loopback, counts)
+          : Pair::Joining::kFailed;
+  if (joining == Pair::Joining::kFailed) {
+    port_.debug().line("%s: no packets by the ring of frames: %s", port_.device(),
+                       std::strerror(errno));
+    return false;
+  }
+  joining_ns_ = now_ns + kAgainNs;
+  if (joining == Pair::Joining::kDone) {
+    port_.host().add_counts(port_.handle(), counts.packets, counts.drops);
+  }
+  return true;
+}
+
+void TwoRings::use_blocks_only(bool reads) {
+  // What is changed then is the others' who share the sockets, and that is one who has read.
+  if (!pair_.ask_to_end() || pair_.is_others()) return;
+  // The socket that the program waits on from now on says nothing of frames.
+  const bool wakes = !reads || (frames_ != nullptr && frames_->has_packets());
+  pair_.end(socket_, port_.ring(), wakes);
+}
+
+// ---- Reading ----
+
+Ready TwoRings::ready(bool draining) {
+  for (;;) {
+    release_direct();
+    if (direct_ == nullptr && merged_.merge().done()) {
+      release_spent();
+      if (!find_direct(draining)) merged_.look();
+    }
+    if (direct_ == nullptr) return merged_.state();
+    if (direct_->cursor().corrupt()) return Ready::kCorrupt;
+    // All of it may have been read while the kernel was filling it.
+    if (!direct_->cursor().done()) return Ready::kPackets;
+  }
+}
+
+/// Takes frames in, and finds a block that can be read past the merge: the oldest of one ring, when
+/// there is nothing in the other. False if the merge has to be asked.
+bool TwoRings::find_direct(bool draining) {
+  Source& blocks = port_.source();
+  const Merge& merge = merged_.merge();
+  // Before the frames: what is in the block came after all frames that are not there yet.
+  const bool has_block = blocks.has(0);
+  if (frames_ != nullptr) {
+    take_frames(monotonic_ns());
+    clear_pressure();
+    if (settled_ && merge.is_closed(kFrames) && !frames_->has_packets()) leave_frames();
+  }
+  if (draining || !merge.is_closed(kBlocks)) return false;
+  if (frames_ != nullptr && !merge.is_closed(kFrames)) return false;
+  if (frames_ == nullptr || !frames_->source().has(0)) {
+    if (!has_block) return false;
+    direct_ = &blocks;
+  } else {
+    if (has_block || blocks.has(0) || blocks.kernel_has_packets()) return false;
+    direct_ = &frames_->source();
+  }
+  merged_.merge().bypassed(direct_ == &blocks ? kBlocks : kFrames, direct_->header(0));
+  return direct_->open();
+}
+
+int TwoRings::deliver(Delivery& delivery, int max, pcap_handler callback, u_char* user) {
+  if (direct_ == nullptr) return merged_.deliver(delivery, max, callback, user);
+  if (direct_ != &port_.source()) return delivery.run(direct_->cursor(), max, callback, user);
+  return dump_.deliver(delivery, port_.plan(), *direct_, max, callback, user);
+}
+
+void TwoRings::release_spent() {
+  hold_old_filter();
+  merged_.release_spent();
+}
+
+void TwoRings::release_direct() {
+  if (direct_ == nullptr || !direct_->cursor().done()) return;
+  hold_old_filter();
+  Source* const source = std::exchange(direct_, nullptr);
+  if (source == &port_.source()) {
+    port_.release_block();
+  } else {
+    source->close();
+  }
+}
+
+const char* TwoRings::drop_corrupt() {
+  if (direct_ == nullptr) return merged_.drop_corrupt();
+  const char* const text = port_.count_corrupt(direct_->cursor(), direct_->index());
+  direct_->cursor() = PacketCursor();
+  release_direct();
+  return text;
+}
+
+/// Frames can be as old as the blocks that the kernel's filter is younger than.
+void TwoRings::hold_old_filter() {
+  port_.hold_old_filter(frames_ != nullptr && frames_->has_packets());
+}
+
+bool TwoRings::has_more() const {
+  if (!merged_.merge().done() || merged_.merge().holds()) return true;
+  return has_more(port_.source()) ||
+         (frames_ != nullptr && (has_more(frames_->source()) || frames_->has_frame()));
+}
+
+bool TwoRings::has_more(const Source& source) const {
+  if (direct_ != &source) return source.has(0);
+  return !source.cursor().done() || source.has(1);
+}
+
+bool TwoRings::leave_packets() {
+  release_spent();
+  release_direct();
+  // The rest of a block can be acquired; but only then is it nobody's.
+  const bool left = (direct_ != nullptr && direct_ != &port_.source()) || !merged_.is_closed() ||
+                    (frames_ != nullptr && frames_->has_packets());
+  if (!left) direct_ = nullptr;
+  return !left;
+}
+
+void TwoRings::set_end() {
+  if (frames_ != nullptr) frames_->set_end();
+  merged_.merge().set_draining(true);
+}
+
+void TwoRings::clear_end() {
+  if (frames_ != nullptr) frames_->clear_end();
+  merged_.merge().set_draining(false);
+}
+
+void TwoRings::clear_error() {
+  int error;
+  socklen_t length = sizeof(error);
+  if (frames_ != nullptr) {
+    (void)getsockopt(frames_->socket(), SOL_SOCKET, SO_ERROR, &error, &length);
+  }
+}
+
+// ---- Changing over ----
+
+void TwoRings::take_frames(std::uint64_t now_ns) {
+  const unsigned came = frames_->take();
+  Counters& counters = port_.counters();
+  counters.frames += came;
+  if (settled_ || !pair_.is_joined()) return;
+  if (pair_.is_ending()) {
+    if (!pair_.is_ended()) return;  // whoever has asked is about it
+    settled_ = true;
+    port_.debug().line("%s: no more packets by the ring of frames", port_.device());
+    return;
+  }
+  const bool busy = pace_.busy();
+  if (busy && port_.source().has(0)) return;  // it lags behind: the clock says nothing
+  const bool full = came >= frames_->frame_count() - frames_->frame_count() / 4;
+  std::uint64_t packets = came;
+  if (busy) {
+    packets = port_.packets_in_blocks() - std::exchange(packets_known_, port_.packets_in_blocks());
+  }
+  if (!pace_.count(packets, full, now_ns)) {
+    if (busy && !bypassed_) consider_blocks_only(now_ns);
+    return;
+  }
+  ++counters.switches;
+  packets_known_ = port_.packets_in_blocks();
+  if (pace_.busy()) {
+    frames_->hold();
+    busy_since_ns_ = now_ns;
+    busy_since_block_ = counters.blocks;
+  } else {
+    frames_->let_go();
+    if (bypassed_) (void)choose_frames(frames_->socket());
+    bypassed_ = false;
+  }
+}
+
+/// To find the ring of frames full costs the kernel some 0.2 us a packet, and leaves a quarter of
+/// the ring of blocks unused. When that goes on, it is told to ask it no more. Meanwhile nobody
+/// reads: but for the first time, the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c:
+/// __fanout_set_data_bpf waits for RCU to free the program before), and again to go back.
+void TwoRings::consider_blocks_only(std::uint64_t now_ns) {
+  constexpr std::uint64_t kAfterNs = 1000 * kNsPerMs;
+  constexpr unsigned kMostRings = 20;  // filled in that time: one lasts for 50 ms at least
+  if (now_ns - busy_since_ns_ < kAfterNs) return;
+  const std::uint64_t blocks = port_.counters().blocks;
+  bypassed_ = blocks - busy_since_block_ <= kMostRings * port_.source().block_count() &&
+              choose_blocks(frames_->socket());
+  busy_since_ns_ = now_ns;
+  busy_since_block_ = blocks;
+}
+
+std::uint64_t TwoRings::left_ns(std::uint64_t now_ns) const {
+  const bool returns = frames_ != nullptr && !settled_ && pace_.busy();
+  return returns ? pace_.left_ns(now_ns) : ~std::uint64_t{0};
+}
+
+/// Has the kernel see that there is room for blocks again. It has noted once that less than a
+/// quarter of the ring was free, and passes on nothing from the ring of frames until poll(2) finds
+/// that there is more (af_packet.c: fanout_demux_rollover, packet_rcv_try_clear_pressure).
+void TwoRings::clear_pressure() {
+  const bool half_full = port_.source().has(port_.source().block_count() / 2);
+  if (!half_full && !pressed_) return;
+  pressed_ = half_full;
+  pollfd look = {socket_, POLLIN, 0};
+  (void)poll(&look, 1, 0);
+}
+
+}  // namespace pcapv3

@@ -1,0 +1,27 @@
+// Delivery from a block to a callback that dumps packets to a file: it announces to
+// pcap_dump(3PCAP) for how long no wait follows (dump_run.h), so that a savefile is written in
+// large pieces.
+//
+// That a callback dumps is a guess, from the block before: one that has dumped each of its packets
+// to one file will go on.
+#pragma once
+
+#include <pcap/pcap.h>
+
+#include "delivery.h"
+#include "source.h"
+
+namespace pcapv3 {
+
+class DumpAhead {
+ public:
+  /// Delivers up to `max` packets from the open block of `source`, by `plan`, which `delivery`
+  /// follows. Returns how many.
+  int deliver(Delivery& delivery, const Plan& plan, Source& source, int max, pcap_handler callback,
+              u_char* user);
+
+ private:
+  bool dumps_all_ = false;  // the callback dumped each of many packets to one file
+};
+
+}  // namespace pcapv3

@@ -1,0 +1,536 @@
+#include "reader.h"
+
+#include <errno.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstring>
+
+#include "clock.h"
+#include "drain.h"
+
+namespace {
+
+using pcapv3::Ready;
+
+constexpr std::uint64_t kNsPerMs = 1'000'000;
+constexpr std::uint64_t kForever = pcapv3::WaitSet::kForEver;
+
+/// Returns how long it is until then, in nanoseconds of CLOCK_MONOTONIC.
+std::uint64_t until(std::uint64_t ns) {
+  const std::uint64_t now = pcapv3::monotonic_ns();
+  return ns > now ? ns - now : 0;
+}
+
+/// Its place tells threads apart. (Initial-exec: the other ways to have such a variable want a
+/// library more.)
+__thread char this_thread __attribute__((tls_model("initial-exec")));
+
+}  // namespace
+
+bool pcapv3_reader::is_reader() const {
+  return reader_.load(std::memory_order_relaxed) == &this_thread;
+}
+
+// ---- The feed ----
+
+Ready pcapv3_reader::ready() {
+  switch (kind_) {
+    case Kind::kSingle:
+      return single_.ready();
+    case Kind::kMerged:
+      return merged_->ready();
+    case Kind::kTwoRings:
+      break;
+  }
+  return two_->ready(break_.draining());
+}
+
+int pcapv3_reader::deliver(int max, pcap_handler callback, u_char* user) {
+  follow_changes();
+  switch (kind_) {
+    case Kind::kSingle:
+      return single_.deliver(delivery_, max, callback, user);
+    case Kind::kMerged:
+      return merged_->deliver(delivery_, max, callback, user);
+    case Kind::kTwoRings:
+      break;
+  }
+  return two_->deliver(delivery_, max, callback, user);
+}
+
+const char* pcapv3_reader::drop_corrupt() {
+  switch (kind_) {
+    case Kind::kSingle:
+      return single_.drop_corrupt();
+    case Kind::kMerged:
+      return merged_->drop_corrupt();
+    case Kind::kTwoRings:
+      break;
+  }
+  return two_->drop_corrupt();
+}
+
+/// The packets of a block that is being read by itself; null if there are none.
+pcapv3::PacketCursor* pcapv3_reader::open_packets() {
+  if (kind_ == Kind::kSingle) return single_.open_packets();
+  return kind_ == Kind::kTwoRings ? two_->open_packets() : nullptr;
+}
+
+/// Releases a block that was read by itself and to its end.
+void pcapv3_reader::release_spent() {
+  if (kind_ == Kind::kSingle) single_.release_spent();
+  if (kind_ == Kind::kTwoRings) two_->release_direct();
+}
+
+/// Releases all that was read to the end but what is read by itself.
+void pcapv3_reader::release_all_spent() {
+  if (kind_ == Kind::kMerged) merged_->release_spent();
+  if (kind_ == Kind::kTwoRings) two_->release_spent();
+}
+
+/// Whether nothing that was found is left to deliver.
+bool pcapv3_reader::is_drained() {
+  return kind_ == Kind::kTwoRings ? two_->is_drained() : merge()->done();
+}
+
+/// Whether there may be packets that no event will report. Only where a program can wait on the
+/// set.
+bool pcapv3_reader::has_more() {
+  if (break_.draining()) return true;  // to say that it is over, at least
+  return kind_ != Kind::kTwoRings || two_->has_more();
+}
+
+bool pcapv3_reader::keeps_packet() const {
+  // For as long as a block is kept, the port's own socket calls itself readable (af_packet.c:
+  // packet_poll): where the program selects on that, a block's last packet is not kept.
+  return !releases_at_once() || !ports_.ports[0]->source().cursor().done();
+}
+
+/// Follows the ports' plans if one has changed.
+void pcapv3_reader::follow_changes() {
+  unsigned version = 0;
+  for (unsigned i = 0; i < ports_.count; ++i) version += ports_.ports[i]->plan_version();
+  if (version != followed_) follow();
+}
+
+// ---- The loop ----
+
+int pcapv3_reader::read(int count, pcap_handler callback, u_char* user) {
+  // First of all: a close by another thread waits for what the first read does, too.
+  const bool nested = break_.begin_read();
+  begin_read();
+  acquires_ = false;
+  int status;
+  if (count != 1 || open_packets() == nullptr || break_.draining()) {
+    status = run(count <= 0 ? INT_MAX : count, 0, callback, user);
+  } else {
+    // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
+    follow_changes();
+    status = delivery_.run(*open_packets(), 1, callback, user);
+    status = status == 1 && open_packets() != nullptr && *break_flag_ == 0
+                 ? stay(1)
+                 : run(1, status, callback, user);
+  }
+  break_.end_read(nested);
+  return status;
+}
+
+void pcapv3_reader::begin_read() {
+  reader_.store(&this_thread, std::memory_order_relaxed);
+  if (kind_ == Kind::kTwoRings && !two_->begin_read()) {
+    kind_ = Kind::kSingle;
+    in_set_ = false;
+  }
+  for (unsigned i = 0; i < ports_.count; ++i) ports_.ports[i]->begin_read();
+}
+
+/// Reads until `max` packets are delivered, `delivered` of them before.
+int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* user) {
+  bool looked = false;     // at packets, if only to reject them
+  bool collected = false;  // events
+  give_up_ns_ = 0;
+  if (break_.draining() && drains_whole_) begin_drain(false);  // blocks were acquired before
+  // A program that waits by select(2) may have done so for an event that brings nothing, such as a
+  // block that was read already: its read must not wait on then. To be asked before that block is
+  // released, which takes the event away. One that does not wait in its reads would be told once
+  // more of what this read finds.
+  if (watched_ && is_drained()) {
+    if (!collect(0, collected)) return PCAP_ERROR;
+    collected |= nonblocking_;
+  }
+  for (;;) {
+    if (*break_flag_ != 0) {
+      // A break that is none of the callback's must not cost the caller what was delivered: it is
+      // the next read's.
+      if (delivered >= max && !break_.is_callbacks()) return stay(delivered);
+      if (!drains_after_break(false)) return PCAP_ERROR_BREAK;
+    }
+    // The last block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
+    if (delivered >= max) {
+      if (releases_at_once()) release_spent();
+      if (kind_ == Kind::kSingle) return delivered;
+      return has_more() ? stay(delivered) : leave(delivered);
+    }
+    if (break_.draining() && break_.is_overdue()) return end_drain(false);
+    switch (ready()) {
+      case Ready::kCorrupt:
+        return fail(drop_corrupt());
+      case Ready::kPackets: {
+        looked = true;
+        const int left = max - delivered;
+        delivered +=
+            deliver(break_.draining() ? std::min(left, break_.batch()) : left, callback, user);
+        if (kind_ != Kind::kSingle && !look_after_ports()) return PCAP_ERROR;
+        continue;
+      }
+      case Ready::kNothing:
+        break;
+    }
+    if (break_.draining()) {
+      // All that is there up to the ends may go, so that nothing is left.
+      if (drain_more(false)) continue;
+      return end_drain(true);
+    }
+    if (delivered > 0 || (looked && !no_timeout_)) return leave(delivered);
+    switch (wait(collected)) {
+      case Waited::kLook:
+        break;
+      case Waited::kOver:
+        return leave(0);
+      case Waited::kFailed:
+        return PCAP_ERROR;
+    }
+  }
+}
+
+int pcapv3_reader::fail(const char* text) {
+  host_.error(handle_, text);
+  return stay(PCAP_ERROR);
+}
+
+/// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
+/// it may.
+int pcapv3_reader::leave(int status) {
+  if (watched_) wait_.wake_in(std::min(until_next(), until_look(false)));
+  return status;
+}
+
+/// Ends a read after which something may go.
+int pcapv3_reader::stay(int status) {
+  if (watched_) wait_.stay_awake();
+  return status;
+}
+
+// ---- Blocks ----
+
+int pcapv3_reader::acquire(int timeout_ms, pcap_v3_block** block) {
+  const bool nested = break_.begin_read();
+  begin_read();
+  int status = PCAP_ERROR;
+  if (leave_packets()) {
+    acquires_ = true;
+    give_up_ns_ = 0;
+    std::uint64_t until_ns = 0;
+    if (!nonblocking_ && timeout_ms != 0) {
+      until_ns = timeout_ms < 0
+                     ? kForever
+                     : pcapv3::monotonic_ns() + static_cast<std::uint64_t>(timeout_ms) * kNsPerMs;
+    }
+    status = wait_to_acquire(until_ns, block);
+  }
+  break_.end_read(nested);
+  return status;
+}
+
+int pcapv3_reader::wait_to_acquire(std::uint64_t until_ns, pcap_v3_block** block) {
+  bool over = false;
+  if (break_.draining() && !drains_whole_) begin_drain(true);  // packets were read before
+  for (;;) {
+    if (*break_flag_ != 0 && !drains_after_break(true)) return PCAP_ERROR_BREAK;
+    const int status = acquire_next(block);
+    // There may be another: a program that waits for the descriptor is to come back.
+    if (status != 0) return stay(status);
+    std::uint64_t wait_ns = until_ns == kForever ? until_ns : until(until_ns);
+    if (break_.draining()) {
+      if (is_at_ends() && !drain_more(true)) return end_drain(true);
+      // A handle that does not block leaves the kernel's blocks where they are.
+      if (nonblocking_ || break_.is_overdue()) return end_drain(false);
+      wait_ns = std::min(break_.left_ns(), pcapv3::Hotplug::kUnreadNs);
+    } else {
+      if (over) return leave(0);
+      if (!may_have_blocks()) return PCAP_ERROR;
+      if (hotplug_.is_all_gone()) wait_ns = std::min(wait_ns, until(hotplug_.over_ns()));
+    }
+    bool some = false;
+    if (!collect(wait_ns, some)) return PCAP_ERROR;
+    over = until_ns != kForever && until(until_ns) == 0;
+  }
+}
+
+/// Acquires a block of the next port that has one: 1, 0, or PCAP_ERROR with the handle's error
+/// text.
+int pcapv3_reader::acquire_next(pcap_v3_block** block) {
+  if (!look_after_ports()) return PCAP_ERROR;
+  for (unsigned n = 0; n < ports_.count; ++n) {
+    const unsigned i = next_acquired_;
+    next_acquired_ = i + 1 < ports_.count ? i + 1 : 0;
+    pcapv3_port& port = *ports_.ports[i];
+    const int status = port.blocks().acquire(port, i, block);
+    if (status == 0) continue;
+    if (status < 0) host_.error(handle_, port.error());
+    if (kind_ != Kind::kSingle) merge()->skipped(i);
+    troubled_ = false;
+    return status;
+  }
+  return 0;
+}
+
+/// Leaves off reading packets in favour of blocks. A merge has no place at which one could change
+/// over, but when it holds no block. False, with the handle's error text.
+bool pcapv3_reader::leave_packets() {
+  release_all_spent();
+  const bool left = kind_ == Kind::kSingle     ? true
+                    : kind_ == Kind::kTwoRings ? two_->leave_packets()
+                                               : merged_->is_closed();
+  if (!left) {
+    host_.error(handle_,
+                "packets of several rings are being read in time order: blocks can't be taken "
+                "before all that have come were read");
+    return false;
+  }
+  for (unsigned i = 0; i < ports_.count; ++i) {
+    if (ports_.ports[i]->blocks().prepare(*ports_.ports[i])) continue;
+    host_.error(handle_, ports_.ports[i]->error());
+    return false;
+  }
+  return in_set_ || enter_set();
+}
+
+// ---- Breaks ----
+
+/// The break flag is set. Returns whether the read goes on, to drain. With `whole`, blocks are
+/// acquired and not packets read.
+bool pcapv3_reader::drains_after_break(bool whole) {
+  if (releases_at_once()) release_spent();
+  if (break_.draining()) clear_ends();
+  *break_flag_ = 0;
+  if (!break_.start_drain()) return false;
+  begin_drain(whole);
+  return true;
+}
+
+/// What the rings hold now is what is delivered before the read ends; see drain.h.
+void pcapv3_reader::begin_drain(bool whole) {
+  drained_seen_ = seen();
+  drains_whole_ = whole;
+  clear_ends();
+  pcapv3::Source* sources[pcapv3::PortSet::kMaxPorts];
+  for (unsigned i = 0; i < ports_.count; ++i) sources[i] = &ports_.ports[i]->source();
+  break_.set_waiting(true);  // nothing but a signal handler runs on this thread meanwhile
+  pcapv3::set_ends(grace_period_, sources, ports_.count, whole);
+  break_.set_waiting(false);
+  if (kind_ == Kind::kMerged) merged_->merge().set_draining(true);
+  if (kind_ == Kind::kTwoRings) two_->set_end();
+}
+
+void pcapv3_reader::clear_ends() {
+  for (unsigned i = 0; i < ports_.count; ++i) ports_.ports[i]->source().clear_end();
+  if (kind_ == Kind::kMerged) merged_->merge().set_draining(false);
+  if (kind_ == Kind::kTwoRings) two_->clear_end();
+}
+
+bool pcapv3_reader::is_at_ends() const {
+  for (unsigned i = 0; i < ports_.count; ++i) {
+    if (!ports_.ports[i]->source().at_end()) return false;
+  }
+  return true;
+}
+
+/// Returns the number of packets that were read.
+std::uint64_t pcapv3_reader::seen() const {
+  std::uint64_t seen = 0;
+  for (unsigned i = 0; i < ports_.count; ++i) seen += ports_.ports[i]->counters().seen();
+  return seen;
+}
+
+/// Whether there is another round: what comes for a member of a fan-out group until its handle is
+/// closed is nobody else's, so that it takes in what it can.
+bool pcapv3_reader::drain_more(bool whole) {
+  constexpr std::uint64_t kRoundsNs = pcapv3::Break::kLongestDrainNs / 5;
+  if (!ports_.ports[0]->fans_out() || seen() == drained_seen_ ||
+      break_.left_ns() < pcapv3::Break::kLongestDrainNs - kRoundsNs) {
+    return false;
+  }
+  release_all_spent();
+  begin_drain(whole);
+  return true;
+}
+
+/// Ends a drain, and with it the read. `complete`: all that had come before the break was handed
+/// over, so that the statistics can be frozen as of then; what the kernel counted since is not in
+/// them.
+int pcapv3_reader::end_drain(bool complete) {
+  release_all_spent();
+  *break_flag_ = 0;
+  clear_ends();
+  break_.stop_drain();
+  for (unsigned i = 0; i < ports_.count; ++i) ports_.ports[i]->freeze_stats(complete);
+  if (!complete) {
+    debug_.line("%s: the drain took too long: some packets are undelivered",
+                is_lone() ? ports_.ports[0]->device() : "several ports");
+  }
+  return leave(PCAP_ERROR_BREAK);
+}
+
+// ---- Waiting ----
+
+/// There is nothing to deliver: waits until that may have changed. `collected`: whether events were
+/// there since the read began.
+pcapv3_reader::Waited pcapv3_reader::wait(bool& collected) {
+  if (!waits_by_set()) return coalesce() ? Waited::kLook : wait_by_host();
+  if (!may_have_packets()) return Waited::kFailed;
+  if (collected && (nonblocking_ || timeout_ns_ == 0)) return Waited::kOver;
+  if (timeout_ns_ != 0 && give_up_ns_ == 0) give_up_ns_ = pcapv3::monotonic_ns() + timeout_ns_;
+  if (coalesce()) return Waited::kLook;
+  bool some = false;
+  if (!collect(nonblocking_ ? 0 : until_next(), some)) return Waited::kFailed;
+  pause_.woke(pcapv3::monotonic_ns());
+  if (give_up_ns_ != 0 && is_drained() && *break_flag_ == 0 && until(give_up_ns_) == 0) {
+    return Waited::kOver;
+  }
+  collected = nonblocking_ || (some && !no_timeout_);
+  return Waited::kLook;
+}
+
+/// As stock code waits, which a process may have confined itself to.
+pcapv3_reader::Waited pcapv3_reader::wait_by_host() {
+  break_.set_waiting(true);
+  const int status = host_.wait(handle_);
+  break_.set_waiting(false);
+  pause_.woke(pcapv3::monotonic_ns());
+  if (status == PCAP_ERROR_BREAK) {
+    *break_flag_ = 1;  // which is the loop's to see
+  } else if (status != 0) {
+    return Waited::kFailed;
+  }
+  const bool over = *break_flag_ == 0 && !no_timeout_ && !ports_.ports[0]->source().open();
+  return over ? Waited::kOver : Waited::kLook;
+}
+
+/// The sleep of a reader that is busy, in place of a wait; see pause.h. Returns whether this was
+/// one. The events of the blocks that it finds are left for the next wait.
+bool pcapv3_reader::coalesce() {
+  if (kind_ == Kind::kTwoRings || nonblocking_) return false;
+  std::uint64_t delivered = 0;
+  std::uint64_t blocks = 0;
+  for (unsigned i = 0; i < ports_.count; ++i) {
+    delivered += ports_.ports[i]->counters().delivered;
+    blocks += ports_.ports[i]->counters().blocks;
+  }
+  std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), delivered, blocks);
+  if (give_up_ns_ != 0) left_ns = std::min(left_ns, until(give_up_ns_));
+  if (left_ns < kNsPerMs) return false;
+  break_.set_waiting(true);
+  const bool slept = *break_flag_ != 0 || sleep(static_cast<int>(left_ns / kNsPerMs));
+  break_.set_waiting(false);
+  pause_.woke(pcapv3::monotonic_ns());
+  return slept;
+}
+
+/// False if it found the event of a break that was seen by its flag before: that is the wait's to
+/// take.
+bool pcapv3_reader::sleep(int ms) {
+  if (wait_.is_open()) {
+    wait_.sleep(ms);
+    return true;
+  }
+  return host_.wait_for_break(handle_, ms) == 0 || *break_flag_ != 0;
+}
+
+/// Takes the events that there are, and waits up to `wait_ns` for one; `some` says whether there
+/// were any. False, with the handle's error text, if it is impossible.
+bool pcapv3_reader::collect(std::uint64_t wait_ns, bool& some) {
+  pcapv3::WaitSet::Events events;
+  // A break that came before is seen by its flag only.
+  wait_ns = *break_flag_ != 0 ? 0 : std::min(wait_ns, until_look(true));
+  break_.set_waiting(true);
+  const bool ok = wait_.collect(wait_ns, events);
+  break_.set_waiting(false);
+  if (!ok) {
+    error_.set("can't wait for packets: %s", std::strerror(errno));
+    host_.error(handle_, error_.c_str());
+    return false;
+  }
+  some = events.some;
+  collected_ns_ = pcapv3::monotonic_ns();
+  if (is_lone()) {
+    troubled_ |= events.troubled != 0;
+  } else if (hotplug_.check(events, {break_.draining(), acquires_})) {
+    for (unsigned i = 0; i < ports_.count; ++i) note_ring(ports_.ports[i]->ring().geometry());
+  }
+  return true;
+}
+
+/// A reader that never has to wait learns of events now and then.
+bool pcapv3_reader::look_after_ports() {
+  constexpr std::uint64_t kEveryNs = 100 * kNsPerMs;
+  bool some;
+  return pcapv3::monotonic_ns() - collected_ns_ < kEveryNs || collect(0, some);
+}
+
+/// False, with the handle's error text, when no port can bring a packet any more.
+bool pcapv3_reader::may_have_packets() {
+  if (is_lone()) return check_lone();
+  if (hotplug_.may_have_packets()) return true;
+  host_.error(handle_, PCAPV3_INTERFACE_GONE);
+  return false;
+}
+
+bool pcapv3_reader::may_have_blocks() {
+  if (is_lone()) return check_lone();
+  if (hotplug_.may_have_blocks()) return true;
+  host_.error(handle_, PCAPV3_INTERFACE_GONE);
+  return false;
+}
+
+/// As stock code does once its descriptor has had an error: an interface that went down may be
+/// going away, of which no event of its socket tells (af_packet.c: packet_notifier). False, with
+/// the handle's error text, when the lone port's interface is gone.
+bool pcapv3_reader::check_lone() {
+  if (!troubled_) return true;
+  if (kind_ == Kind::kTwoRings) two_->clear_error();
+  const int status = host_.check(handle_);
+  troubled_ = status == PCAP_ERROR || host_.is_down(handle_) != 0;
+  if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;  // which is the loop's to see
+  return status != PCAP_ERROR;
+}
+
+/// How long until time alone brings something about, in nanoseconds: packets that may go, the end
+/// of a read, or the end of the last port, which nothing else may report any more.
+std::uint64_t pcapv3_reader::until_next() {
+  std::uint64_t left_ns = kForever;
+  const pcapv3::Merge* const merge = this->merge();
+  if (merge != nullptr && merge->holds()) {
+    const std::uint64_t ripe_ns = merge->ripe_ns();  // as packets are stamped
+    const std::uint64_t now_ns = pcapv3::realtime_ns();
+    left_ns = ripe_ns > now_ns ? ripe_ns - now_ns : 0;
+  } else if (!is_lone() && hotplug_.is_all_gone()) {
+    left_ns = until(hotplug_.over_ns());
+  }
+  if (kind_ == Kind::kTwoRings) {
+    left_ns = std::min(left_ns, two_->left_ns(pcapv3::monotonic_ns()));
+  }
+  if (give_up_ns_ != 0) left_ns = std::min(left_ns, until(give_up_ns_));
+  return left_ns;
+}
+
+/// How long until the ports are to be looked at again whatever events say, in nanoseconds. A
+/// program that is not reading is woken seldom: stock code has it come by a time-out of its own
+/// (pcap_get_required_select_timeout(3PCAP)).
+std::uint64_t pcapv3_reader::until_look(bool reading) const {
+  constexpr std::uint64_t kSeldomNs = 100 * kNsPerMs;
+  if (is_lone()) return !troubled_ ? kForever : reading ? kNsPerMs : kSeldomNs;
+  const std::uint64_t left_ns = hotplug_.left_ns();
+  return hotplug_.is_blind() ? std::min(left_ns, kSeldomNs) : left_ns;
+}

@@ -1,0 +1,52 @@
+// The feed of one port with one ring: its next block.
+//
+// A block is released as soon as it is read to its end, because the program may wait by the port's
+// socket, which calls itself readable until then (af_packet.c: packet_poll).
+#pragma once
+
+#include "delivery.h"
+#include "dump_ahead.h"
+#include "feed.h"
+#include "port.h"
+
+namespace pcapv3 {
+
+class Single {
+ public:
+  void set_port(pcapv3_port& port) { port_ = &port; }
+
+  Ready ready() {
+    // A block can be open and read to its end: by a read in the callback, or while the kernel was
+    // filling it.
+    while (port_->source().open()) {
+      if (port_->source().cursor().corrupt()) return Ready::kCorrupt;
+      if (!port_->source().cursor().done()) return Ready::kPackets;
+      port_->release_block();
+    }
+    return Ready::kNothing;
+  }
+  void release_spent() {
+    if (port_->source().is_open() && port_->source().cursor().done()) port_->release_block();
+  }
+  int deliver(Delivery& delivery, int max, pcap_handler callback, u_char* user) {
+    return dump_.deliver(delivery, port_->plan(), port_->source(), max, callback, user);
+  }
+  /// Returns the error's text.
+  const char* drop_corrupt() {
+    const char* const text =
+        port_->count_corrupt(port_->source().cursor(), port_->source().index());
+    port_->release_block();
+    return text;
+  }
+  /// The packets of the open block; null if there are none.
+  PacketCursor* open_packets() const {
+    PacketCursor& cursor = port_->source().cursor();
+    return cursor.has_packet() ? &cursor : nullptr;
+  }
+
+ private:
+  pcapv3_port* port_ = nullptr;
+  DumpAhead dump_;
+};
+
+}  // namespace pcapv3
