@@ -25,7 +25,7 @@ int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash) {
     snprintf(p->errbuf, sizeof(p->errbuf), "can't perform operation on activated capture");
     return PCAP_ERROR_ACTIVATED;
   }
-  if (pcapv3_set_flow_hash(p, flow_hash) == 0 || pcapv3_aggregate_set_flow_hash(p, flow_hash) == 0)
+  if (pcapv3_set_flow_hash(p, flow_hash) == 0 || pcapv3_multi_set_flow_hash(p, flow_hash) == 0)
     return 0;
   return no_blocks(p, not_ours);
 }

@@ -1,6 +1,6 @@
 /*
  * Between blocks.c and the two kinds of handles that have blocks: those on one interface
- * (pcap_linux.c) and those on several (aggregate.c). Nobody else includes it.
+ * (handle.c) and those on several (multi.c). Nobody else includes it.
  */
 #ifndef PCAP_LINUX_V3_COMPAT_BLOCKS_H
 #define PCAP_LINUX_V3_COMPAT_BLOCKS_H
@@ -19,6 +19,6 @@ int pcapv3_take_block(pcap_t* handle, int timeout_ms, struct pcap_v3_block** blo
 
 /* To be told before a handle is activated; -1 if it is none of that kind. */
 int pcapv3_set_flow_hash(pcap_t* handle, int flow_hash);
-int pcapv3_aggregate_set_flow_hash(pcap_t* handle, int flow_hash);
+int pcapv3_multi_set_flow_hash(pcap_t* handle, int flow_hash);
 
 #endif

@@ -9,6 +9,8 @@
  * All ports have one link type: that of their interfaces if these agree, otherwise, or if the
  * program asks for it, LINUX_SLL2, for which they are opened as cooked sockets.
  */
+#include "compat/multi.h"
+
 #include <config.h>
 #include <net/if.h>
 #include <stdatomic.h>
@@ -17,12 +19,12 @@
 #include <string.h>
 
 #include "compat/blocks.h"
-#include "compat/member.h"
+#include "compat/child.h"
 #include "compat/names.h"
 #include "pcap-int.h"
 #include "pcap-linux-v3/dump_run.h"
 
-struct aggregate {
+struct multi {
   struct pcapv3_port_names names;
   pcap_t* ports[PCAPV3_MOST_PORTS]; /* all there once it is activated */
   int cooked;
@@ -35,7 +37,7 @@ struct aggregate {
   char names_error[PCAP_ERRBUF_SIZE]; /* why the list of names can't be used */
 };
 
-static struct aggregate* of(pcap_t* p) { return p->priv; }
+static struct multi* of(pcap_t* p) { return p->priv; }
 
 /* The handle's error text, with a port's name before it. Long texts are cut off. */
 static void set_error(pcap_t* p, const char* port, const char* text) {
@@ -52,7 +54,7 @@ static void set_error(pcap_t* p, const char* port, const char* text) {
  * text for. (Initial-exec: the other ways to have such a variable want a library more.) */
 static __thread char not_up[IF_NAMESIZE + 32] __attribute__((tls_model("initial-exec")));
 
-void pcapv3_forget_not_up(void) { not_up[0] = '\0'; }
+void pcapv3_multi_forget_not_up(void) { not_up[0] = '\0'; }
 
 const char* pcapv3_stock_statustostr(int);
 
@@ -64,7 +66,7 @@ const char* pcap_statustostr(int status) {
 pcap_t* pcapv3_stock_open_live(const char*, int, int, int, char*);
 
 pcap_t* pcap_open_live(const char* device, int snaplen, int promisc, int timeout_ms, char* error) {
-  pcapv3_forget_not_up();
+  pcapv3_multi_forget_not_up();
   pcap_t* p = pcapv3_stock_open_live(device, snaplen, promisc, timeout_ms, error);
   if (p == NULL && not_up[0] != '\0') {
     snprintf(error, PCAP_ERRBUF_SIZE, "%s: %s", device, not_up);
@@ -75,8 +77,8 @@ pcap_t* pcap_open_live(const char* device, int snaplen, int promisc, int timeout
 /* ---- The ports' handles ---- */
 
 static int create_port(pcap_t* p, unsigned i, char* error) {
-  struct aggregate* a = of(p);
-  if (a->ports[i] == NULL) a->ports[i] = pcapv3_member_create(a->names.names[i], p, error);
+  struct multi* a = of(p);
+  if (a->ports[i] == NULL) a->ports[i] = pcapv3_child_create(a->names.names[i], p, error);
   return a->ports[i] != NULL ? 0 : PCAP_ERROR;
 }
 
@@ -96,11 +98,11 @@ static void close_ports(pcap_t* p) {
 /* Has the module read the ports that are open now, in place of those that it had or as the first.
  * 0, or an error with its text, and then it has what it had. */
 static int replace_ports(pcap_t* p) {
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   struct pcapv3_port* ports[PCAPV3_MOST_PORTS];
   int sockets[PCAPV3_MOST_PORTS];
   for (unsigned i = 0; i < a->names.count; ++i) {
-    ports[i] = pcapv3_member_port(a->ports[i]);
+    ports[i] = pcapv3_child_port(a->ports[i]);
     sockets[i] = pcap_fileno(a->ports[i]);
   }
   if (pcapv3_reader_set_ports(a->reader, a->names.count, ports, sockets) == 0) return 0;
@@ -109,9 +111,9 @@ static int replace_ports(pcap_t* p) {
 }
 
 /* Opens a port with what the program has set. A status of pcap_activate(3PCAP); below 0 the port is
- * closed again and the aggregate's error text set. */
+ * closed again and the handle's error text set. */
 static int activate_port(pcap_t* p, unsigned i) {
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   const char* name = a->names.names[i];
   char error[PCAP_ERRBUF_SIZE] = "";
   if (create_port(p, i, error) != 0) {
@@ -119,7 +121,7 @@ static int activate_port(pcap_t* p, unsigned i) {
     return PCAP_ERROR;
   }
   pcap_t* port = a->ports[i];
-  /* The setters' checks have been passed on the aggregate. */
+  /* The setters' checks have been passed on the handle. */
   port->snapshot = p->snapshot;
   port->opt.promisc = p->opt.promisc;
   port->opt.timeout = p->opt.timeout;
@@ -129,7 +131,7 @@ static int activate_port(pcap_t* p, unsigned i) {
   port->opt.tstamp_precision = p->opt.tstamp_precision;
   port->opt.protocol = p->opt.protocol;
   (void)pcapv3_set_flow_hash(port, a->flow_hash);
-  pcapv3_member_prepare(port, a->cooked, pcapv3_reader_max_retire_ms(a->reader));
+  pcapv3_child_prepare(port, a->cooked, pcapv3_reader_max_retire_ms(a->reader));
   int status = pcap_activate(port);
   if (status != 0) {
     const char* text = pcap_geterr(port);
@@ -144,7 +146,7 @@ static int activate_port(pcap_t* p, unsigned i) {
 
 /* Opens all ports, cooked or not. As activate_port(); below 0 all are closed. */
 static int activate_ports(pcap_t* p, int cooked) {
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   int warning = 0;
   a->cooked = cooked;
   for (unsigned i = 1; i < a->names.count; ++i) {
@@ -169,7 +171,7 @@ static int activate_ports(pcap_t* p, int cooked) {
 
 /* Whether all ports' packets have the same header. */
 static int same_link_type(pcap_t* p) {
-  const struct aggregate* a = of(p);
+  const struct multi* a = of(p);
   for (unsigned i = 1; i < a->names.count; ++i) {
     if (pcap_datalink(a->ports[i]) != pcap_datalink(a->ports[0])) return 0;
   }
@@ -208,10 +210,10 @@ static int list_link_types(pcap_t* p) {
 
 /* ---- What the module asks ---- */
 
-static int host_is_gone(pcap_t* p, unsigned i) { return pcapv3_member_is_gone(of(p)->ports[i]); }
+static int host_is_gone(pcap_t* p, unsigned i) { return pcapv3_child_is_gone(of(p)->ports[i]); }
 
 static int host_bind_again(pcap_t* p, unsigned i) {
-  return pcapv3_member_bind_again(of(p)->ports[i]);
+  return pcapv3_child_bind_again(of(p)->ports[i]);
 }
 
 static void host_error(pcap_t* p, const char* text) {
@@ -231,12 +233,12 @@ static int no_operation(pcap_t* p) {
   return PCAP_ERROR;
 }
 
-static int aggregate_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
+static int multi_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   pcapv3_dump_run.header = 0; /* in the callback of another read: this one may wait */
   return pcapv3_reader_read(of(p)->reader, count, callback, user);
 }
 
-static int aggregate_inject(pcap_t* p, const void* bytes, int size) {
+static int multi_inject(pcap_t* p, const void* bytes, int size) {
   (void)bytes;
   (void)size;
   snprintf(p->errbuf, sizeof(p->errbuf),
@@ -248,8 +250,8 @@ static int aggregate_inject(pcap_t* p, const void* bytes, int size) {
 /* What a program sets holds for all ports or, if it can't be set on one, for none: those that had
  * got it already get back what they had. */
 
-static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
-  struct aggregate* a = of(p);
+static int multi_setfilter(pcap_t* p, struct bpf_program* filter) {
+  struct multi* a = of(p);
   if (filter == NULL) {
     snprintf(p->errbuf, sizeof(p->errbuf), "there is no filter to set");
     return PCAP_ERROR;
@@ -260,7 +262,7 @@ static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
   for (unsigned i = 0; i < a->names.count && status == 0; ++i) {
     if (pcap_setfilter(a->ports[i], &p->fcode) == 0) continue;
     set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
-    for (unsigned j = 0; j <= i; ++j) pcapv3_member_restore_filter(a->ports[j], &before);
+    for (unsigned j = 0; j <= i; ++j) pcapv3_child_restore_filter(a->ports[j], &before);
     status = PCAP_ERROR;
   }
   if (status == 0) {
@@ -274,7 +276,7 @@ static int aggregate_setfilter(pcap_t* p, struct bpf_program* filter) {
 }
 
 static int set_directions(pcap_t* p, pcap_direction_t direction) {
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   for (unsigned i = 0; i < a->names.count; ++i) {
     if (pcap_setdirection(a->ports[i], direction) == 0) continue;
     set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
@@ -284,7 +286,7 @@ static int set_directions(pcap_t* p, pcap_direction_t direction) {
   return 0;
 }
 
-static int aggregate_setdirection(pcap_t* p, pcap_direction_t direction) {
+static int multi_setdirection(pcap_t* p, pcap_direction_t direction) {
   const int status = set_directions(p, direction);
   if (status == 0) p->direction = direction;
   pcapv3_reader_follow(of(p)->reader);
@@ -292,7 +294,7 @@ static int aggregate_setdirection(pcap_t* p, pcap_direction_t direction) {
 }
 
 static int set_link_types(pcap_t* p, int link_type) {
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   int before[PCAPV3_MOST_PORTS];
   for (unsigned i = 0; i < a->names.count; ++i) {
     before[i] = pcap_datalink(a->ports[i]);
@@ -307,7 +309,7 @@ static int set_link_types(pcap_t* p, int link_type) {
 /* Opens all ports anew, cooked or not, for packets of `link_type`. If that fails, those that there
  * were stay. */
 static int change_ports(pcap_t* p, int cooked, int link_type) {
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   pcap_t* before[PCAPV3_MOST_PORTS];
   const int cooked_before = a->cooked;
   memcpy(before, a->ports, sizeof(before));
@@ -317,7 +319,7 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
     close_ports(p);
     memcpy(a->ports, before, sizeof(before));
     a->cooked = cooked_before;
-    pcapv3_forget_not_up(); /* no activation, to the program */
+    pcapv3_multi_forget_not_up(); /* no activation, to the program */
     return PCAP_ERROR;
   }
   for (unsigned i = 0; i < a->names.count; ++i) pcap_close(before[i]);
@@ -326,8 +328,8 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
 }
 
 /* Changes between the interfaces' own link type and LINUX_SLL2 open the ports anew. */
-static int aggregate_set_datalink(pcap_t* p, int link_type) {
-  struct aggregate* a = of(p);
+static int multi_set_datalink(pcap_t* p, int link_type) {
+  struct multi* a = of(p);
   const int cooked = link_type == DLT_LINUX_SLL2;
   if (cooked == a->cooked) {
     const int status = set_link_types(p, link_type);
@@ -340,7 +342,7 @@ static int aggregate_set_datalink(pcap_t* p, int link_type) {
              p->opt.device);
     return PCAP_ERROR;
   }
-  if (pcapv3_member_is_elsewhere(a->ports[0])) {
+  if (pcapv3_child_is_elsewhere(a->ports[0])) {
     snprintf(p->errbuf, sizeof(p->errbuf),
              "%s: the link type can't be changed from another network namespace than it was opened "
              "in",
@@ -350,16 +352,16 @@ static int aggregate_set_datalink(pcap_t* p, int link_type) {
   return change_ports(p, cooked, link_type);
 }
 
-static int aggregate_getnonblock(pcap_t* p) { return of(p)->nonblocking; }
+static int multi_getnonblock(pcap_t* p) { return of(p)->nonblocking; }
 
-static int aggregate_setnonblock(pcap_t* p, int nonblocking) {
+static int multi_setnonblock(pcap_t* p, int nonblocking) {
   of(p)->nonblocking = nonblocking != 0;
   pcapv3_reader_set_nonblocking(of(p)->reader, nonblocking != 0);
   return 0;
 }
 
-static int aggregate_stats(pcap_t* p, struct pcap_stat* stats) {
-  struct aggregate* a = of(p);
+static int multi_stats(pcap_t* p, struct pcap_stat* stats) {
+  struct multi* a = of(p);
   if (a->closing) {
     *stats = a->last;
     return 0;
@@ -379,7 +381,7 @@ static int aggregate_stats(pcap_t* p, struct pcap_stat* stats) {
   return 0;
 }
 
-static void aggregate_breakloop(pcap_t* p) {
+static void multi_breakloop(pcap_t* p) {
   pcapv3_request_break(&of(p)->breaking);
   p->break_loop = 1;
   pcapv3_wake_reader(&of(p)->breaking);
@@ -406,7 +408,7 @@ static int no_set_number(pcap_t* p, int number) {
 }
 
 static void close_all(pcap_t* p) {
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   struct pcapv3_reader* reader = a->reader;
   if (reader != NULL) pcapv3_reader_remove_ports(reader);
   close_ports(p);
@@ -416,13 +418,13 @@ static void close_all(pcap_t* p) {
   p->fd = -1; /* the reader's, and closed with it */
 }
 
-static void aggregate_cleanup(pcap_t* p) {
-  struct aggregate* a = of(p);
+static void multi_cleanup(pcap_t* p) {
+  struct multi* a = of(p);
   struct pcap_stat last = {0};
   pcapv3_wait_for_reader(&a->breaking);
   /* Asking clears the kernel's counts, for a forked process too. */
-  if (a->ports[0] != NULL && pcapv3_port_is_own(pcapv3_member_port(a->ports[0]))) {
-    (void)aggregate_stats(p, &last);
+  if (a->ports[0] != NULL && pcapv3_port_is_own(pcapv3_child_port(a->ports[0]))) {
+    (void)multi_stats(p, &last);
   }
   a->last = last;
   atomic_signal_fence(memory_order_seq_cst);
@@ -441,9 +443,9 @@ static int fail(pcap_t* p, int status) {
   return status;
 }
 
-static int aggregate_activate(pcap_t* p) {
-  struct aggregate* a = of(p);
-  pcapv3_forget_not_up();
+static int multi_activate(pcap_t* p) {
+  struct multi* a = of(p);
+  pcapv3_multi_forget_not_up();
   if (a->names_error[0] != '\0') {
     snprintf(p->errbuf, sizeof(p->errbuf), "%s", a->names_error);
     return PCAP_ERROR_NO_SUCH_DEVICE;
@@ -471,27 +473,27 @@ static int aggregate_activate(pcap_t* p) {
   pcapv3_reader_set_no_timeout(a->reader, p->opt.timeout == 0);
   p->fd = p->selectable_fd = pcapv3_reader_descriptor(a->reader);
   if (pcapv3_reader_hides_descriptor(a->reader, p->opt.timeout)) p->selectable_fd = -1;
-  p->read_op = aggregate_read;
-  p->inject_op = aggregate_inject;
-  p->setfilter_op = aggregate_setfilter;
-  p->setdirection_op = aggregate_setdirection;
-  p->set_datalink_op = aggregate_set_datalink;
-  p->getnonblock_op = aggregate_getnonblock;
-  p->setnonblock_op = aggregate_setnonblock;
-  p->stats_op = aggregate_stats;
-  p->breakloop_op = aggregate_breakloop;
-  p->cleanup_op = aggregate_cleanup;
+  p->read_op = multi_read;
+  p->inject_op = multi_inject;
+  p->setfilter_op = multi_setfilter;
+  p->setdirection_op = multi_setdirection;
+  p->set_datalink_op = multi_set_datalink;
+  p->getnonblock_op = multi_getnonblock;
+  p->setnonblock_op = multi_setnonblock;
+  p->stats_op = multi_stats;
+  p->breakloop_op = multi_breakloop;
+  p->cleanup_op = multi_cleanup;
   return status;
 }
 
 /* ---- Blocks (blocks.h) ---- */
 
 struct pcapv3_reader* pcapv3_reader_of(pcap_t* p) {
-  return p->read_op == aggregate_read ? of(p)->reader : NULL;
+  return p->read_op == multi_read ? of(p)->reader : NULL;
 }
 
-int pcapv3_aggregate_set_flow_hash(pcap_t* p, int flow_hash) {
-  if (p->activate_op != aggregate_activate) return -1;
+int pcapv3_multi_set_flow_hash(pcap_t* p, int flow_hash) {
+  if (p->activate_op != multi_activate) return -1;
   of(p)->flow_hash = flow_hash;
   return 0;
 }
@@ -503,13 +505,13 @@ static void cleanup_unactivated(pcap_t* p) {
 
 /* ---- Making one ---- */
 
-int pcapv3_is_aggregate(const char* device) {
+int pcapv3_is_multi(const char* device) {
   return strchr(device, ',') != NULL && if_nametoindex(device) == 0;
 }
 
 /* The time-stamp types that all ports have, but for those by clocks that no two cards share. */
 static int list_stamp_types(pcap_t* p) {
-  const struct aggregate* a = of(p);
+  const struct multi* a = of(p);
   const pcap_t* first = a->ports[0];
   p->tstamp_type_list = calloc((size_t)first->tstamp_type_count + 1, sizeof(u_int));
   if (p->tstamp_type_list == NULL) return -1;
@@ -535,12 +537,12 @@ static int list_precisions(pcap_t* p) {
   return 0;
 }
 
-pcap_t* pcapv3_aggregate_create(const char* device, char* error) {
-  pcap_t* p = PCAP_CREATE_COMMON(error, struct aggregate);
+pcap_t* pcapv3_multi_create(const char* device, char* error) {
+  pcap_t* p = PCAP_CREATE_COMMON(error, struct multi);
   if (p == NULL) return NULL;
-  p->activate_op = aggregate_activate;
+  p->activate_op = multi_activate;
   p->cleanup_op = cleanup_unactivated;
-  struct aggregate* a = of(p);
+  struct multi* a = of(p);
   if (pcapv3_read_port_names(device, &a->names, a->names_error) != 0) {
     a->names.count = 0; /* told by pcap_activate(), as it is of any other name */
     return p;
@@ -575,7 +577,7 @@ static bpf_u_int32 flags_of(struct pcap_if_list* devices, const struct pcapv3_po
          (connected ? PCAP_IF_CONNECTION_STATUS_CONNECTED : PCAP_IF_CONNECTION_STATUS_DISCONNECTED);
 }
 
-int pcapv3_aggregate_find_devices(struct pcap_if_list* devices, char* error) {
+int pcapv3_multi_find_devices(struct pcap_if_list* devices, char* error) {
   struct pcapv3_port_names names;
   char name[PCAPV3_MOST_PORTS * IF_NAMESIZE];
   int more;
@@ -591,18 +593,18 @@ int pcapv3_aggregate_find_devices(struct pcap_if_list* devices, char* error) {
 
 int pcapv3_stock_lookupnet(const char*, bpf_u_int32*, bpf_u_int32*, char*);
 
-/* An aggregate has no network of its own, as "any" has none. */
+/* Such a handle has no network of its own, as "any" has none. */
 int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char* error) {
-  if (device == NULL || !pcapv3_is_on() || !pcapv3_is_aggregate(device)) {
+  if (device == NULL || !pcapv3_is_on() || !pcapv3_is_multi(device)) {
     return pcapv3_stock_lookupnet(device, net, mask, error);
   }
   *net = *mask = 0;
   return 0;
 }
 
-/* A program that has the descriptor of an aggregate may wait on it. */
-int pcapv3_aggregate_give_descriptor(pcap_t* p, int descriptor) {
-  if (descriptor >= 0 && p->read_op == aggregate_read) {
+/* A program that has the descriptor of such a handle may wait on it. */
+int pcapv3_multi_give_descriptor(pcap_t* p, int descriptor) {
+  if (descriptor >= 0 && p->read_op == multi_read) {
     pcapv3_reader_watch_descriptor(of(p)->reader);
   }
   return descriptor;
