@@ -236,11 +236,17 @@ bool TwoRings::has_more(const Source& source) const {
 bool TwoRings::leave_packets() {
   release_spent();
   release_direct();
+  // To be asked before whether it has packets: none comes after that.
+  const bool frames_ended = frames_ != nullptr && pair_.is_ended();
   // The rest of a block can be acquired; but only then is it nobody's.
   const bool left = (direct_ != nullptr && direct_ != &port_.source()) || !merged_.is_closed() ||
                     (frames_ != nullptr && frames_->has_packets());
-  if (!left) direct_ = nullptr;
-  return !left;
+  if (left) return false;
+  direct_ = nullptr;
+  // With it goes the block that was kept to make the socket readable (pair.h), which the kernel
+  // can't pass.
+  if (frames_ended) leave_frames();
+  return true;
 }
 
 void TwoRings::set_end() {
