@@ -8,7 +8,7 @@
 // The layout is that of linux/if_packet.h; how the kernel fills it is in net/packet/af_packet.c
 // (prb_open_block, prb_fill_curr_block, prb_close_block):
 //
-//   block:   tpacket_block_desc | packet | packet | ... up to blk_len
+//   block:   tpacket_block_desc | private area, if any | packet | packet | ... up to blk_len
 //   packet:  tpacket3_hdr (48 bytes) | sockaddr_ll (20) | reserved room | frame, from tp_mac on
 #pragma once
 
@@ -40,6 +40,18 @@ constexpr Stamp stamp_of(std::uint64_t ns) {
 }
 constexpr std::uint64_t ns_of(Stamp stamp) {
   return (stamp >> 32) * 1'000'000'000 + (stamp & 0xffffffff);
+}
+
+/// The private area of a block that the reader owns: `bytes` of the program's own, which the kernel
+/// leaves room for in front of the packets and never writes to. Null if the block has no such area.
+inline void* private_area(tpacket_block_desc* block, std::uint32_t bytes) {
+  const std::uint32_t at = block->offset_to_priv;
+  const std::uint32_t end = block->hdr.bh1.offset_to_first_pkt;
+  if (bytes == 0 || at < sizeof(*block) || at % kPacketAlignment != 0 || at > end ||
+      end - at < bytes) {
+    return nullptr;
+  }
+  return reinterpret_cast<std::uint8_t*>(block) + at;
 }
 
 /// Has the cache fetch what is read of a packet's header, which can lie across two of its lines.

@@ -22,13 +22,34 @@ std::uint64_t blocks_in(std::uint64_t bytes, std::uint64_t block) {
   return (bytes + block - 1) / block;
 }
 
-/// The smallest block that holds the largest packet whole. A power of two, because the kernel
-/// allocates each block as one (af_packet.c: alloc_one_pg_vec_page).
-std::uint64_t smallest_block(const RingWish& wish) {
+/// What a block needs besides its private area to hold the largest packet whole.
+std::uint64_t needed_bytes(const RingWish& wish) {
   constexpr std::uint64_t kPerPacket = 128;  // kPacketHeaderBytes, reserved room, alignment
   static_assert(kPerPacket >= kPacketHeaderBytes + 32);
-  const std::uint64_t needed = sizeof(tpacket_block_desc) + kPerPacket + wish.largest_packet;
+  return sizeof(tpacket_block_desc) + kPerPacket + wish.largest_packet;
+}
+
+/// What the private area takes of a block (af_packet.c: BLK_PLUS_PRIV).
+std::uint64_t private_room(const RingWish& wish) {
+  return (wish.private_bytes + kPacketAlignment - 1) / kPacketAlignment * kPacketAlignment;
+}
+
+/// The smallest block of at least so many bytes. A power of two, because the kernel allocates each
+/// block as one (af_packet.c: alloc_one_pg_vec_page).
+std::uint64_t smallest_block(const RingWish& wish, std::uint64_t needed) {
   return std::bit_ceil(std::max<std::uint64_t>(needed, wish.page_bytes));
+}
+
+/// Whether a block whose size is set holds the largest packet behind the private area. False with a
+/// text.
+bool fits_set_block(const RingWish& wish, ErrorText& error) {
+  const std::uint64_t left = wish.set_block.bytes - needed_bytes(wish);
+  if (private_room(wish) <= left) return true;
+  return error.set(
+      "a private area of %llu bytes leaves no room for the largest packet in a block of "
+      "PCAPV3_BLOCK=%s: %llu would fit",
+      static_cast<unsigned long long>(wish.private_bytes), wish.set_block.text,
+      static_cast<unsigned long long>(left / kPacketAlignment * kPacketAlignment));
 }
 
 std::uint32_t choose_retire(const RingWish& wish) {
@@ -43,7 +64,11 @@ std::uint32_t choose_retire(const RingWish& wish) {
 }  // namespace
 
 bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error) {
-  const std::uint64_t least_block = smallest_block(wish);
+  if (wish.private_bytes > kMaxPrivateBytes) {
+    return error.set("a private area of %llu bytes in each block is too large: %u are possible",
+                     static_cast<unsigned long long>(wish.private_bytes), kMaxPrivateBytes);
+  }
+  const std::uint64_t needed_block = needed_bytes(wish);
   const std::uint64_t most_bytes = std::max(wish.free_bytes / 2, kStockRingBytes);
   const std::uint64_t default_bytes =
       std::clamp(wish.free_bytes / 64, kStockRingBytes, kDefaultRingBytes);
@@ -65,6 +90,7 @@ bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error)
   std::uint64_t block;
   if (wish.set_block.bytes != 0) {
     block = wish.set_block.bytes;
+    const std::uint64_t least_block = smallest_block(wish, needed_block);
     if (block % wish.page_bytes != 0 || block < least_block || block > kMostBlockBytes) {
       return error.set(
           "PCAPV3_BLOCK=%s: a multiple of %u is wanted, from %lluK (so that the largest packet "
@@ -72,7 +98,9 @@ bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error)
           wish.set_block.text, wish.page_bytes, static_cast<unsigned long long>(least_block / 1024),
           static_cast<unsigned long long>(kMostBlockBytes / kMiB));
     }
+    if (!fits_set_block(wish, error)) return false;
   } else {
+    const std::uint64_t least_block = smallest_block(wish, needed_block + private_room(wish));
     block = std::bit_floor(std::max<std::uint64_t>(bytes / 64, 1));
     block = std::max(std::min(block, kLargestBlockBytes), least_block);
     while (blocks_in(bytes, block) < needed && block / 2 >= least_block) block /= 2;
@@ -100,6 +128,7 @@ bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error)
   geometry.block_bytes = static_cast<std::uint32_t>(block);
   geometry.block_count = static_cast<std::uint32_t>(std::min(count, kMostBlocks));
   geometry.retire_ms = retire_ms;
+  geometry.private_bytes = static_cast<std::uint32_t>(wish.private_bytes);
   return true;
 }
 

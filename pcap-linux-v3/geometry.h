@@ -33,6 +33,10 @@ inline constexpr std::uint32_t kUnboundedRetireMs = 1000;
 /// (pcap_v3_take_block(3)) is handed over after two periods at most.
 inline constexpr std::uint32_t kDrainRetireMs = 40;
 
+/// The largest private area of a block: the kernel stores its size in 16 bits, and a larger one
+/// would silently become smaller (af_packet.c: init_prb_bdqc, internal.h: blk_sizeof_priv).
+inline constexpr std::uint32_t kMaxPrivateBytes = 0xffff;
+
 struct RingWish {
   std::uint64_t tool_bytes = 0;      ///< pcap_set_buffer_size(3PCAP); 0 or kStockRingBytes: none.
   ByteSetting set_bytes;             ///< PCAPV3_BUFFER.
@@ -44,6 +48,7 @@ struct RingWish {
   bool drain = false;                ///< The open block is to be had soon at the end.
   std::uint64_t free_bytes = 0;      ///< Memory that can be had on this machine.
   std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.
+  std::uint64_t private_bytes = 0;   ///< Of each block, for the program: 0 to kMaxPrivateBytes.
   std::uint32_t page_bytes = 4096;
 };
 
@@ -51,13 +56,14 @@ struct Geometry {
   std::uint32_t block_bytes = 0;
   std::uint32_t block_count = 0;
   std::uint32_t retire_ms = 0;
+  std::uint32_t private_bytes = 0;  ///< Of each block, in front of its packets.
 
   std::uint64_t ring_bytes() const { return std::uint64_t{block_bytes} * block_count; }
 };
 
 /// Chooses. What a setting asks for is done to the letter; a tool's wish may be exceeded, and its
-/// timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting asks for
-/// what can't be.
+/// timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting or the
+/// private area asks for what can't be.
 bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error);
 
 }  // namespace pcapv3

@@ -19,6 +19,7 @@ bool request(int fd, const Geometry& g, bool flow_hash) {
   r.tp_frame_size = g.block_bytes;
   r.tp_frame_nr = g.block_count;
   r.tp_retire_blk_tov = g.retire_ms;
+  r.tp_sizeof_priv = g.private_bytes;
   r.tp_feature_req_word = flow_hash ? TP_FT_REQ_FILL_RXHASH : 0;
   return setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &r, sizeof(r)) == 0;
 }

@@ -106,6 +106,46 @@ TEST_CASE("the kernel's address comes with the packet") {
   CHECK(cursor.packet().address().sll_pkttype == PACKET_OTHERHOST);
 }
 
+TEST_CASE("packets begin behind the private area, wherever that ends") {
+  const std::uint32_t bytes = GENERATE(1u, 8u, 9u, 100u, 4096u, 40000u);
+  TestBlock block(65536, kHeadroom, bytes);
+  for (std::uint8_t i = 0; i < 20; ++i) REQUIRE(block.add({.bytes = counting(60, i)}));
+  void* const area = private_area(block.desc(), bytes);
+  REQUIRE(area != nullptr);
+  CHECK(reinterpret_cast<std::uintptr_t>(area) % 8 == 0);
+  std::memset(area, 0xff, bytes);
+  PacketCursor whole = block.cursor();
+  CHECK(whole.packet().bytes() > static_cast<std::uint8_t*>(area) + bytes);
+  // As the kernel's block is read, too, whose length is not final.
+  PacketCursor part(block.desc(), block.block_bytes(), kHeadroom, 20);
+  for (PacketCursor* cursor : {&whole, &part}) {
+    const auto seen = walk(*cursor);
+    REQUIRE(seen.size() == 20);
+    for (std::uint8_t i = 0; i < 20; ++i) CHECK(seen[i] == counting(60, i));
+    CHECK_FALSE(cursor->corrupt());
+  }
+}
+
+TEST_CASE("a private area fills a block up to its last byte with the packet behind it") {
+  // BLK_PLUS_PRIV, and a packet as TestBlock makes it.
+  constexpr std::uint32_t kPacket = 96 + kHeadroom + 60;
+  TestBlock block(4096, kHeadroom, 4096 - 48 - kPacket);
+  REQUIRE(block.add({.bytes = counting(60)}));
+  CHECK(block.header().blk_len == 4096);
+  PacketCursor cursor = block.cursor();
+  CHECK(walk(cursor) == std::vector<Bytes>{counting(60)});
+}
+
+TEST_CASE("a private area that does not lie between header and packets is none") {
+  TestBlock block(4096, kHeadroom, 100);
+  CHECK(private_area(block.desc(), 100) != nullptr);
+  CHECK(private_area(block.desc(), 104) != nullptr);
+  CHECK(private_area(block.desc(), 105) == nullptr);
+  CHECK(private_area(block.desc(), 0) == nullptr);
+  block.desc()->offset_to_priv = GENERATE(0u, 40u, 47u, 49u, 56u, 152u, 160u, 0xfffffff8u);
+  CHECK(private_area(block.desc(), 100) == nullptr);
+}
+
 TEST_CASE("a first packet outside the block is corrupt") {
   TestBlock block = block_of(3);
   const std::uint32_t offset =

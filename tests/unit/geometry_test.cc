@@ -201,4 +201,54 @@ TEST_CASE("PCAPV3_BLOCK that is no page's multiple, too small or too large is re
   CHECK(refusal(w).rfind("PCAPV3_BLOCK=as-typed: ", 0) == 0);
 }
 
+TEST_CASE("a private area makes blocks larger where they would not hold the largest packet") {
+  RingWish w = wish();
+  w.private_bytes = GENERATE(std::uint64_t{0}, 1, 8, 1000, 65000, 65535);
+  w.largest_packet = GENERATE(std::uint64_t{1500}, 65536 + 256, 512 * kKiB + 256);
+  w.timeout_ms = GENERATE(1, 1000);
+  w.tool_bytes = GENERATE(std::uint64_t{0}, std::uint64_t{1}, 4 * kMiB);
+  const Geometry g = choose(w);
+  CHECK(g.private_bytes == w.private_bytes);
+  // BLK_PLUS_PRIV, and what comes in front of a packet's bytes.
+  CHECK(g.block_bytes >= 48 + (w.private_bytes + 7) / 8 * 8 + w.largest_packet + 96 + 32);
+  CHECK(stall_ms(g) >= kStallMs);
+}
+
+TEST_CASE("a private area costs no memory where blocks have the room") {
+  RingWish w = wish();
+  const Geometry without = choose(w);
+  w.private_bytes = kMaxPrivateBytes;
+  const Geometry with = choose(w);
+  CHECK(with.block_bytes == without.block_bytes);
+  CHECK(with.block_count == without.block_count);
+}
+
+TEST_CASE("a private area beyond the kernel's 16 bits is refused") {
+  RingWish w = wish();
+  w.private_bytes = kMaxPrivateBytes;
+  CHECK(choose(w).private_bytes == 65535);
+  w.private_bytes =
+      GENERATE(std::uint64_t{65536}, 65537, std::uint64_t{1} << 32, ~std::uint64_t{0});
+  CHECK(refusal(w) == "a private area of " + std::to_string(w.private_bytes) +
+                          " bytes in each block is too large: 65535 are possible");
+  w.set_block = set(1024 * kKiB);
+  CHECK(refusal(w).find("too large") != std::string::npos);
+}
+
+TEST_CASE("a private area in a block of a set size has what the largest packet leaves") {
+  RingWish w = wish();
+  w.set_block = set(GENERATE(128 * kKiB, 132 * kKiB));
+  w.largest_packet = 100'001;
+  const std::uint64_t room = (w.set_block.bytes - 48 - 128 - w.largest_packet) / 8 * 8;
+  w.private_bytes = room - GENERATE(0u, 1u, 7u, 8u);
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes == w.set_block.bytes);
+  CHECK(g.private_bytes == w.private_bytes);
+  w.private_bytes = room + GENERATE(1u, 1000u);
+  CHECK(refusal(w) == "a private area of " + std::to_string(w.private_bytes) +
+                          " bytes leaves no room for the largest packet in a block of "
+                          "PCAPV3_BLOCK=as-typed: " +
+                          std::to_string(room) + " would fit");
+}
+
 }  // namespace pcapv3

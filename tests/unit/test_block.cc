@@ -20,14 +20,15 @@ Bytes counting(std::size_t count, std::uint8_t first) {
 
 void TestBlock::Free::operator()(std::uint8_t* memory) const { std::free(memory); }
 
-TestBlock::TestBlock(std::uint32_t block_bytes, std::uint32_t headroom)
+TestBlock::TestBlock(std::uint32_t block_bytes, std::uint32_t headroom, std::uint32_t private_bytes)
     : block_bytes_(block_bytes),
       headroom_(headroom),
       memory_(static_cast<std::uint8_t*>(std::aligned_alloc(4096, round_up(block_bytes, 4096)))) {
   std::memset(memory_.get(), 0, block_bytes);
   desc()->version = 1;
   header().block_status = TP_STATUS_USER;
-  header().offset_to_first_pkt = round_up(sizeof(tpacket_block_desc), kPacketAlignment);
+  desc()->offset_to_priv = round_up(sizeof(tpacket_block_desc), kPacketAlignment);
+  header().offset_to_first_pkt = desc()->offset_to_priv + round_up(private_bytes, kPacketAlignment);
   header().blk_len = header().offset_to_first_pkt;
 }
 

@@ -31,10 +31,10 @@ Bytes counting(std::size_t count, std::uint8_t first = 0);
 
 /// A block of `block_bytes`, aligned as the kernel's are. The layout follows af_packet.c
 /// (prb_open_block, prb_fill_curr_block, tpacket_rcv) for a socket with PACKET_RESERVE of
-/// `headroom`.
+/// `headroom`, and a ring with a private area of `private_bytes` in each block.
 class TestBlock {
  public:
-  TestBlock(std::uint32_t block_bytes, std::uint32_t headroom);
+  TestBlock(std::uint32_t block_bytes, std::uint32_t headroom, std::uint32_t private_bytes = 0);
 
   /// Adds a packet; false if the block is full.
   bool add(const TestPacket& packet);
