@@ -20,5 +20,7 @@ int pcapv3_take_block(pcap_t* handle, int timeout_ms, struct pcap_v3_block** blo
 /* To be told before a handle is activated; -1 if it is none of that kind. */
 int pcapv3_set_flow_hash(pcap_t* handle, int flow_hash);
 int pcapv3_multi_set_flow_hash(pcap_t* handle, int flow_hash);
+int pcapv3_set_private_size(pcap_t* handle, size_t size);
+int pcapv3_multi_set_private_size(pcap_t* handle, size_t size);
 
 #endif

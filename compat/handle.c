@@ -359,6 +359,12 @@ int pcapv3_set_flow_hash(pcap_t* p, int flow_hash) {
   return 0;
 }
 
+int pcapv3_set_private_size(pcap_t* p, size_t size) {
+  if (p->activate_op != port_activate) return -1;
+  joined(p)->private_size = size;
+  return 0;
+}
+
 /* ---- What the rest of libpcap and programs call ---- */
 
 int pcapv3_stock_find_devices(pcap_if_list_t*, char*);

@@ -18,6 +18,7 @@ struct pcapv3_handle {
   pcap_t* multi;                /* that one, or NULL */
   int immediate;                /* what the tool asked for */
   int flow_hash;                /* likewise */
+  size_t private_size;          /* likewise, of a block */
   pcap_handler copying_oneshot; /* stock code's */
   struct pcapv3_port* joining;  /* a fan-out group, once active */
   int second_cooked;            /* the second ring's socket is */

@@ -30,6 +30,7 @@ struct multi {
   int cooked;
   int nonblocking;
   int flow_hash;
+  size_t private_size;
   struct pcapv3_reader* reader;
   struct pcapv3_break breaking; /* good until the handle is freed */
   int closing;
@@ -131,6 +132,7 @@ static int activate_port(pcap_t* p, unsigned i) {
   port->opt.tstamp_precision = p->opt.tstamp_precision;
   port->opt.protocol = p->opt.protocol;
   (void)pcapv3_set_flow_hash(port, a->flow_hash);
+  (void)pcapv3_set_private_size(port, a->private_size);
   pcapv3_child_prepare(port, a->cooked, pcapv3_reader_max_retire_ms(a->reader));
   int status = pcap_activate(port);
   if (status != 0) {
@@ -495,6 +497,12 @@ struct pcapv3_reader* pcapv3_reader_of(pcap_t* p) {
 int pcapv3_multi_set_flow_hash(pcap_t* p, int flow_hash) {
   if (p->activate_op != multi_activate) return -1;
   of(p)->flow_hash = flow_hash;
+  return 0;
+}
+
+int pcapv3_multi_set_private_size(pcap_t* p, size_t size) {
+  if (p->activate_op != multi_activate) return -1;
+  of(p)->private_size = size;
   return 0;
 }
 

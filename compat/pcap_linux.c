@@ -153,6 +153,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       .cooked = stock_of(p)->cooked,
       .most_retire_ms = pcapv3_handle_of(p)->max_retire_ms,
       .flow_hash = pcapv3_handle_of(p)->flow_hash,
+      .private_size = pcapv3_handle_of(p)->private_size,
   };
   if (pcapv3_port_make_ring(port, fd, &wish) != 0) {
     request->tp_block_nr = 1; /* keeps create_ring() from asking again for less */

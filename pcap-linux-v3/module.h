@@ -93,6 +93,7 @@ struct pcapv3_wish {
   int cooked;
   unsigned most_retire_ms; /* the longest retire timeout; 0: no such limit */
   int flow_hash;           /* packets are to have one */
+  size_t private_size;     /* bytes of each block for the program */
 };
 
 /*

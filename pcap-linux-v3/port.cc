@@ -149,6 +149,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
   w.largest_packet = largest_packet_ = pcapv3::largest_packet(wish.interface);
+  w.private_bytes = wish.private_size;
   w.page_bytes = static_cast<std::uint32_t>(getpagesize());
 
   pcapv3::Geometry wanted;
