@@ -20,12 +20,23 @@ static const char* const not_ours =
     "this handle is libpcap's own, not one on a network interface read by TPACKET_V3 "
     "(pcap-linux-v3(7), Stock handles)";
 
+/* What libpcap's own pcap_set_...() functions check first (pcap.c: pcap_check_activated). */
+static int is_activated(pcap_t* p) {
+  if (!p->activated) return 0;
+  snprintf(p->errbuf, sizeof(p->errbuf), "can't perform operation on activated capture");
+  return 1;
+}
+
 int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash) {
-  if (p->activated) {
-    snprintf(p->errbuf, sizeof(p->errbuf), "can't perform operation on activated capture");
-    return PCAP_ERROR_ACTIVATED;
-  }
+  if (is_activated(p)) return PCAP_ERROR_ACTIVATED;
   if (pcapv3_set_flow_hash(p, flow_hash) == 0 || pcapv3_multi_set_flow_hash(p, flow_hash) == 0)
+    return 0;
+  return no_blocks(p, not_ours);
+}
+
+int pcap_v3_set_private_size(pcap_t* p, size_t size) {
+  if (is_activated(p)) return PCAP_ERROR_ACTIVATED;
+  if (pcapv3_set_private_size(p, size) == 0 || pcapv3_multi_set_private_size(p, size) == 0)
     return 0;
   return no_blocks(p, not_ours);
 }

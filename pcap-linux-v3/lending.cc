@@ -42,6 +42,7 @@ Lender* Lender::create(const Ring& ring, const char* device) {
     new (&lender->blocks_[lender->count_]) pcap_v3_block;
   }
   lender->ring_ = &ring;
+  lender->private_bytes_ = ring.geometry().private_bytes;
   std::snprintf(lender->device_, sizeof(lender->device_), "%s", device);
   return lender;
 }
@@ -150,6 +151,10 @@ int pcap_v3_block::drop_rest() {
   return PCAP_ERROR;
 }
 
+void* pcap_v3_block::private_area() {
+  return pcapv3::private_area(block_, lender_->private_bytes());
+}
+
 void pcap_v3_block::give_back() { lender_->take_back(*this); }
 
 // ---- What programs call ----
@@ -163,6 +168,8 @@ int pcap_v3_dispatch_block(pcap_v3_block_t* block, int cnt, pcap_handler callbac
 int pcap_v3_next_packet(pcap_v3_block_t* block, const pcap_pkthdr** header, const u_char** bytes) {
   return block->next(header, bytes);
 }
+
+void* pcap_v3_block_private(pcap_v3_block_t* block) { return block->private_area(); }
 
 void pcap_v3_give_back(pcap_v3_block_t* block) { block->give_back(); }
 

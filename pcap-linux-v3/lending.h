@@ -7,7 +7,8 @@
 // A slot of the ring that is lent keeps its TP_STATUS_USER; that it is not to be read once more is
 // told by its number (source.h). Between the thread that gives a slot back and the one that finds
 // it filled again, the block's status is what orders all other memory: stored with release here and
-// loaded with acquire there (ring.h), by way of the kernel.
+// loaded with acquire there (ring.h), by way of the kernel. What was written to its private area is
+// ordered by that as well.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -56,6 +57,8 @@ struct pcap_v3_block {
   int next(const pcap_pkthdr** header, const u_char** bytes);
   /// The header of the packet that was got last; null if there was none.
   const tpacket3_hdr* current() const { return got_ != nullptr ? got_ : cursor_.walked(); }
+  /// What the program can write to for as long as it has the block; null if there is no such area.
+  void* private_area();
   void give_back();
 
  private:
@@ -105,6 +108,7 @@ class Lender {
   // By any thread.
 
   void take_back(pcap_v3_block& block);
+  std::uint32_t private_bytes() const { return private_bytes_; }
 
  private:
   Lender() = default;
@@ -124,6 +128,7 @@ class Lender {
   Ring kept_;
   pcap_v3_block* blocks_ = nullptr;
   unsigned count_ = 0;
+  std::uint32_t private_bytes_ = 0;
 };
 
 }  // namespace pcapv3

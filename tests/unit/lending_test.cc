@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -19,13 +20,13 @@ constexpr unsigned kBlocks = 3;
 
 /// A ring whose blocks are lent, with five packets in each.
 struct Lending {
-  Lending() {
-    const Geometry geometry{kBlockBytes, kBlocks, 10};
+  explicit Lending(std::uint32_t private_bytes = 0) {
+    const Geometry geometry{kBlockBytes, kBlocks, 10, private_bytes};
     ring = Ring(mmap(nullptr, geometry.ring_bytes(), PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
                 geometry);
     for (unsigned i = 0; i < kBlocks; ++i) {
-      TestBlock block(kBlockBytes, kHeadroom);
+      TestBlock block(kBlockBytes, kHeadroom, private_bytes);
       for (std::uint8_t n = 0; n < 5; ++n) {
         REQUIRE(block.add({.bytes = counting(60, static_cast<std::uint8_t>(10 * i + n))}));
       }
@@ -149,6 +150,43 @@ TEST_CASE("a block outlives its port, and the filter that it was taken with") {
   CHECK(walk(first) == std::vector{1, 3});
   first->give_back();
   CHECK(walk(second) == std::vector{11, 13});
+  second->give_back();
+}
+
+TEST_CASE("a ring without private areas has none to show") {
+  Lending l;
+  pcap_v3_block* block = l.lend(0);
+  CHECK(pcap_v3_block_private(block) == nullptr);
+  block->give_back();
+  l.lender->close(std::move(l.ring));
+}
+
+TEST_CASE("what is written to a private area is there when its slot is lent again") {
+  constexpr std::uint32_t kBytes = 201;
+  Lending l(kBytes);
+  const auto area_of = [](pcap_v3_block* block) {
+    return static_cast<std::uint8_t*>(pcap_v3_block_private(block));
+  };
+  pcap_v3_block* first = l.lend(0);
+  pcap_v3_block* second = l.lend(1);
+  std::uint8_t* const area = area_of(first);
+  REQUIRE(area != nullptr);
+  CHECK(reinterpret_cast<std::uintptr_t>(area) % 8 == 0);
+  REQUIRE(area_of(second) == area + kBlockBytes);
+  std::memset(area, 0xaa, kBytes);
+  std::memset(area_of(second), 0xbb, kBytes);
+  CHECK(walk(first) == std::vector{0, 1, 2, 3, 4});
+  CHECK(walk(second) == std::vector{10, 11, 12, 13, 14});
+  first->give_back();
+  first = l.lend(0);
+  REQUIRE(area_of(first) == area);
+  CHECK(std::count(area, area + kBytes, 0xaa) == kBytes);
+  // Also when the port is gone.
+  l.lender->close(std::move(l.ring));
+  std::memset(area_of(first), 0xcc, kBytes);
+  CHECK(walk(first) == std::vector{0, 1, 2, 3, 4});
+  CHECK(std::count(area_of(second), area_of(second) + kBytes, 0xbb) == kBytes);
+  first->give_back();
   second->give_back();
 }
 

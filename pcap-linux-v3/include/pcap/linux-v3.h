@@ -10,6 +10,7 @@
 #define PCAP_LINUX_V3_H
 
 #include <pcap/pcap.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -41,6 +42,9 @@ struct pcap_v3_info {
 /* Before activation: whether packets are to have a flow hash. */
 PCAP_V3_API int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash);
 
+/* Before activation: how many bytes of the program's own each block is to have. */
+PCAP_V3_API int pcap_v3_set_private_size(pcap_t* p, size_t size);
+
 /* Takes the next block. By the thread that uses the handle. */
 PCAP_V3_API int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block);
 
@@ -50,6 +54,7 @@ PCAP_V3_API int pcap_v3_dispatch_block(pcap_v3_block_t* block, int cnt, pcap_han
                                        u_char* user);
 PCAP_V3_API int pcap_v3_next_packet(pcap_v3_block_t* block, const struct pcap_pkthdr** header,
                                     const u_char** bytes);
+PCAP_V3_API void* pcap_v3_block_private(pcap_v3_block_t* block);
 PCAP_V3_API void pcap_v3_give_back(pcap_v3_block_t* block);
 
 /* Of the packet that was got last from the block. */
