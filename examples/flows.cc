@@ -1,5 +1,7 @@
 // Counts the flows on a network interface: one thread captures, others decode. Shows what blocks
-// are good for (pcap_v3_take_block(3)), and the same by single packets, copied, for comparison.
+// are good for (pcap_v3_take_block(3)), and the same by single packets, copied, for comparison. The
+// capture thread leaves a note in each block's private area (pcap_v3_block_private(3)), by which
+// the decoders know how long blocks have waited for them.
 //
 //   flows [-n THREADS] [-p] [-w NS] INTERFACE
 //
@@ -7,7 +9,8 @@
 //   -p  hand over packet by packet
 //   -w  work so many nanoseconds more on each packet, as a deeper decoder would
 //
-// Ends on SIGINT or SIGTERM, with all that came before it counted. Built with
+// Ends on SIGINT or SIGTERM, with all that came before it counted. If blocks were handed over, it
+// says on standard error how long one has waited at most: a sign of too few threads. Built with
 //
 //   c++ -O2 -std=c++17 flows.cc $(pkg-config --cflags --libs pcap-linux-v3) -pthread
 //
@@ -117,17 +120,22 @@ class Decoder {
     reinterpret_cast<Decoder*>(decoder)->decode(*header, bytes);
   }
   u_char* user() { return reinterpret_cast<u_char*>(this); }
+  void got_block(std::uint64_t waited_ns) { longest_ns_ = std::max(longest_ns_, waited_ns); }
 
   void add(const Decoder& other) {
     packets_ += other.packets_;
+    longest_ns_ = std::max(longest_ns_, other.longest_ns_);
     for (const auto& [flow, packets] : other.flows_) flows_[flow] += packets;
   }
   unsigned long long packets() const { return packets_; }
   std::size_t flows() const { return flows_.size(); }
+  /// The longest that a block has waited.
+  std::uint64_t longest_ns() const { return longest_ns_; }
 
  private:
   std::uint64_t work_ns_;
   unsigned long long packets_ = 0;
+  std::uint64_t longest_ns_ = 0;
   std::unordered_map<Flow, unsigned long long, HashFlow> flows_;
 };
 
@@ -140,11 +148,19 @@ class Decoder {
 
 moodycamel::BlockingConcurrentQueue<pcap_v3_block_t*> blocks;
 
+/// What the capture thread notes for whoever decodes the block. It lies in the block, so that the
+/// queue has to carry nothing else.
+struct Note {
+  std::uint64_t queued_ns;
+};
+Note& note_of(pcap_v3_block_t* block) { return *static_cast<Note*>(pcap_v3_block_private(block)); }
+
 void decode_blocks(Decoder& decoder) {
   for (;;) {
     pcap_v3_block_t* block = nullptr;
     blocks.wait_dequeue(block);
     if (block == nullptr) return;
+    decoder.got_block(now_ns() - note_of(block).queued_ns);
     const int status = pcap_v3_dispatch_block(block, -1, Decoder::on_packet, decoder.user());
     pcap_v3_give_back(block);
     if (status == PCAP_ERROR) give_up("a corrupt block");
@@ -160,6 +176,7 @@ void capture_blocks(pcap_t* handle, unsigned threads, Decoder& decoder) {
     if (status == PCAP_ERROR) give_up(pcap_geterr(handle));
     if (status == 0) continue;
     if (threads != 0) {
+      note_of(block).queued_ns = now_ns();
       blocks.enqueue(block);
     } else {
       pcap_v3_dispatch_block(block, -1, Decoder::on_packet, decoder.user());
@@ -234,6 +251,9 @@ int main(int argc, char** argv) {
   if (handle == nullptr) give_up(error);
   pcap_set_promisc(handle, 1);
   pcap_set_timeout(handle, 100);
+  if (!by_packet && pcap_v3_set_private_size(handle, sizeof(Note)) != 0) {
+    give_up(pcap_geterr(handle));
+  }
   if (pcap_activate(handle) < 0) give_up(pcap_geterr(handle));
   if (pcap_datalink(handle) != DLT_EN10MB) give_up("only Ethernet is decoded here");
   to_break = handle;
@@ -258,6 +278,10 @@ int main(int argc, char** argv) {
   pcap_stat stats{};
   if (pcap_stats(handle, &stats) != 0) give_up(pcap_geterr(handle));
   pcap_close(handle);
+  if (threads != 0 && !by_packet) {
+    std::fprintf(stderr, "flows: a block has waited for %.3f ms at most\n",
+                 static_cast<double>(decoders[0].longest_ns()) * 1e-6);
+  }
   std::printf("packets %llu flows %zu received %u dropped %u\n", decoders[0].packets(),
               decoders[0].flows(), stats.ps_recv, stats.ps_drop);
 }
