@@ -41,7 +41,7 @@ int pcap_v3_set_private_size(pcap_t* p, size_t size) {
   return no_blocks(p, not_ours);
 }
 
-int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block) {
+int pcap_v3_next_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block) {
   *block = NULL;
   if (pcap_file(p) != NULL) return no_blocks(p, "packets come from a file");
   if (!p->activated) return no_blocks(p, "the handle has not been activated");

@@ -1,5 +1,5 @@
 // Counts the flows on a network interface: one thread captures, others decode. Shows what blocks
-// are good for (pcap_v3_take_block(3)), and the same by single packets, copied, for comparison. The
+// are good for (pcap_v3_next_block(3)), and the same by single packets, copied, for comparison. The
 // capture thread leaves a note in each block's private area (pcap_v3_block_private(3)), by which
 // the decoders know how long blocks have waited for them.
 //
@@ -162,7 +162,7 @@ void decode_blocks(Decoder& decoder) {
     if (block == nullptr) return;
     decoder.got_block(now_ns() - note_of(block).queued_ns);
     const int status = pcap_v3_dispatch_block(block, -1, Decoder::on_packet, decoder.user());
-    pcap_v3_give_back(block);
+    pcap_v3_release_block(block);
     if (status == PCAP_ERROR) give_up("a corrupt block");
   }
 }
@@ -171,7 +171,7 @@ void decode_blocks(Decoder& decoder) {
 void capture_blocks(pcap_t* handle, unsigned threads, Decoder& decoder) {
   for (;;) {
     pcap_v3_block_t* block = nullptr;
-    const int status = pcap_v3_take_block(handle, -1, &block);
+    const int status = pcap_v3_next_block(handle, -1, &block);
     if (status == PCAP_ERROR_BREAK) return;
     if (status == PCAP_ERROR) give_up(pcap_geterr(handle));
     if (status == 0) continue;
@@ -180,7 +180,7 @@ void capture_blocks(pcap_t* handle, unsigned threads, Decoder& decoder) {
       blocks.enqueue(block);
     } else {
       pcap_v3_dispatch_block(block, -1, Decoder::on_packet, decoder.user());
-      pcap_v3_give_back(block);
+      pcap_v3_release_block(block);
     }
   }
 }

@@ -15,9 +15,10 @@ std::size_t summarize(const Counters& c, const char* device, bool merged, bool t
     std::snprintf(frames, sizeof(frames), ", frames %llu, switches %llu", Number{c.frames},
                   Number{c.switches});
   }
-  char lent[96] = "";
+  char lent[128] = "";
   if (c.most_out != 0) {
-    std::snprintf(lent, sizeof(lent), ", unwalked %llu, blocks out %llu, most out %llu",
+    std::snprintf(lent, sizeof(lent),
+                  ", unwalked %llu, blocks outstanding %llu, most outstanding %llu",
                   Number{c.unwalked}, Number{c.out}, Number{c.most_out});
   }
   const int length = std::snprintf(

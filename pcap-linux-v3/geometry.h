@@ -30,7 +30,7 @@ inline constexpr std::uint32_t kStallMs = 250;
 inline constexpr std::uint32_t kUnboundedRetireMs = 1000;
 
 /// The longest retire timeout of a handle that drains at the end: a block that is taken whole
-/// (pcap_v3_take_block(3)) is handed over after two periods at most.
+/// (pcap_v3_next_block(3)) is handed over after two periods at most.
 inline constexpr std::uint32_t kDrainRetireMs = 40;
 
 /// The largest private area of a block: the kernel stores its size in 16 bits, and a larger one

@@ -171,14 +171,14 @@ int pcap_v3_next_packet(pcap_v3_block_t* block, const pcap_pkthdr** header, cons
 
 void* pcap_v3_block_private(pcap_v3_block_t* block) { return block->private_area(); }
 
-void pcap_v3_give_back(pcap_v3_block_t* block) { block->give_back(); }
+void pcap_v3_release_block(pcap_v3_block_t* block) { block->give_back(); }
 
 uint32_t pcap_v3_packet_hash(const pcap_v3_block_t* block) {
   const tpacket3_hdr* header = block->current();
   return header != nullptr ? header->hv1.tp_rxhash : 0;
 }
 
-int pcap_v3_packet_interface(const pcap_v3_block_t* block) {
+int pcap_v3_packet_ifindex(const pcap_v3_block_t* block) {
   const auto* packet = reinterpret_cast<const std::uint8_t*>(block->current());
   if (packet == nullptr) return 0;
   return reinterpret_cast<const sockaddr_ll*>(packet + pcapv3::kAddressOffset)->sll_ifindex;

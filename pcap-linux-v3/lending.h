@@ -102,7 +102,7 @@ class Lender {
   void collect(Counters& counters);
   /// Packets that were lent and have not been collect()ed.
   std::uint64_t uncollected() const { return uncollected_; }
-  /// The port is gone: keeps its ring for as long as blocks are out.
+  /// The port is gone: keeps its ring for as long as blocks are outstanding.
   void close(Ring&& ring);
 
   // By any thread.

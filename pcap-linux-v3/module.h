@@ -236,7 +236,7 @@ int pcapv3_reader_read(struct pcapv3_reader* reader, int count, pcap_handler cal
                        u_char* user);
 /* In the callback: whether the packet stays where it is until the next read. */
 int pcapv3_reader_keeps_packet(const struct pcapv3_reader* reader);
-/* Acquires a block, as pcap_v3_take_block(3) says. */
+/* Acquires a block, as pcap_v3_next_block(3) says. */
 struct pcap_v3_block;
 int pcapv3_reader_acquire(struct pcapv3_reader* reader, int timeout_ms,
                           struct pcap_v3_block** block);

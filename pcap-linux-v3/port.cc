@@ -129,7 +129,7 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
   // What is done with blocks that are outstanding is not in the summary.
   blocks_.collect(counters_);
   counters_.unwalked += blocks_.uncollected();
-  counters_.out = 0;
+  counters_.outstanding = 0;
   blocks_.close(std::move(ring));  // which stays while they are
   source_.restart();
   lost_from_ = lost_to_ = 0;

@@ -295,7 +295,7 @@ bool pcapv3_reader::leave_packets() {
                                                : merged_->is_closed();
   if (!left) {
     host_.error(handle_,
-                "packets of several rings are being read in time order: blocks can't be taken "
+                "packets of several rings are being read in time order: blocks can't be acquired "
                 "before all that have come were read");
     return false;
   }

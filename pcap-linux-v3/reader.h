@@ -95,7 +95,7 @@ struct pcapv3_reader {
 
   /// A read_op of libpcap: pcap_dispatch(3PCAP) says what it returns.
   int read(int count, pcap_handler callback, u_char* user);
-  /// pcap_v3_take_block(3); of several ports, their blocks in turn.
+  /// pcap_v3_next_block(3); of several ports, their blocks in turn.
   int acquire(int timeout_ms, pcap_v3_block** block);
   /// In the callback: whether the packet stays where it is until the next read.
   bool keeps_packet() const;

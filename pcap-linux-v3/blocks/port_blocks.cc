@@ -9,7 +9,7 @@ namespace pcapv3 {
 
 bool PortBlocks::prepare(pcapv3_port& port) {
   if (pool_ == nullptr) pool_ = Lender::create(port.ring(), port.device());
-  return pool_ != nullptr || port.set_error("no memory for blocks to be taken");
+  return pool_ != nullptr || port.set_error("no memory for blocks to be acquired");
 }
 
 int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block) {
@@ -38,7 +38,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     info.packets = cursor.left();
     info.lost = losing || port.may_have_lost(header.seq_num) ? 1 : 0;
     info.port = place;
-    info.interface_index = plan.interface > 0 ? plan.interface : 0;
+    info.ifindex = plan.interface > 0 ? plan.interface : 0;
     *block = pool_->lend(source.index(), cursor, plan, program_, info);
     source.lend();
     port.count_block();

@@ -1252,7 +1252,7 @@ void port_comes_back() {
 void take_blocks(pcap_t* p, std::uint32_t last, bool has_frames, Packets& packets) {
   while (packets.empty() || number_of(packets.back().bytes) != last) {
     pcap_v3_block_t* block = nullptr;
-    const int status = pcap_v3_take_block(p, 5000, &block);
+    const int status = pcap_v3_next_block(p, 5000, &block);
     if (status != 1) {
       const std::string_view text = pcap_geterr(p);
       CHECK(has_frames && status == PCAP_ERROR && text.find("were read") != text.npos,
@@ -1261,7 +1261,7 @@ void take_blocks(pcap_t* p, std::uint32_t last, bool has_frames, Packets& packet
       continue;
     }
     CHECK(pcap_v3_dispatch_block(block, -1, keep, user(packets)) >= 0, "a bad block");
-    pcap_v3_give_back(block);
+    pcap_v3_release_block(block);
   }
 }
 
@@ -1276,7 +1276,7 @@ void blocks(std::uint32_t before, std::uint32_t unread) {
   const std::uint32_t end = before + unread;
   if (unread != 0) take_blocks(capture, end - 1, true, packets);
   pcap_v3_block_t* block = nullptr;
-  const int status = pcap_v3_take_block(capture, 0, &block);
+  const int status = pcap_v3_next_block(capture, 0, &block);
   CHECK(status == 0, "status %d, %s", status, pcap_geterr(capture));
   for (std::uint32_t i = end; i < end + 20; ++i) {
     sender.send({.number = i});

@@ -30,14 +30,14 @@ unsigned load() {
 }
 
 struct GiveBack {
-  void operator()(pcap_v3_block_t* block) const { pcap_v3_give_back(block); }
+  void operator()(pcap_v3_block_t* block) const { pcap_v3_release_block(block); }
 };
 using Block = std::unique_ptr<pcap_v3_block_t, GiveBack>;
 
 /// The next block; null when the time is over.
 Block take(pcap_t* p, int timeout_ms = -1) {
   pcap_v3_block_t* block = nullptr;
-  const int status = pcap_v3_take_block(p, timeout_ms, &block);
+  const int status = pcap_v3_next_block(p, timeout_ms, &block);
   CHECK(status == (block != nullptr ? 1 : 0), "status %d, %s", status, pcap_geterr(p));
   return Block(block);
 }
@@ -193,7 +193,7 @@ void info_of_blocks() {
       CHECK(i.last.tv_sec == last.tv_sec && i.last.tv_nsec == last.tv_usec, "last");
       CHECK(i.lost == 0 && i.port == 0, "lost %d, port %u", i.lost, i.port);
       CHECK(std::string_view(i.interface) == "see0", "%s", i.interface);
-      CHECK(i.interface_index == static_cast<int>(if_nametoindex("see0")), "%d", i.interface_index);
+      CHECK(i.ifindex == static_cast<int>(if_nametoindex("see0")), "%d", i.ifindex);
     }
   }
 }
@@ -240,7 +240,7 @@ struct Hashes {
 void keep_hash(u_char* pointer, const pcap_pkthdr*, const u_char*) {
   auto* hashes = reinterpret_cast<Hashes*>(pointer);
   hashes->all.push_back(pcap_v3_packet_hash(hashes->block));
-  const int index = pcap_v3_packet_interface(hashes->block);
+  const int index = pcap_v3_packet_ifindex(hashes->block);
   CHECK(index == static_cast<int>(if_nametoindex("see0")), "interface %d", index);
 }
 
@@ -258,8 +258,8 @@ std::vector<std::uint32_t> hashes(pcap_t* p, std::uint16_t flows) {
     const u_char* bytes = nullptr;
     if (all.size() % 2 == 0 && pcap_v3_next_packet(block.get(), &header, &bytes) == 1) {
       all.push_back(pcap_v3_packet_hash(block.get()));
-      CHECK(pcap_v3_packet_interface(block.get()) == static_cast<int>(if_nametoindex("see0")),
-            "interface %d", pcap_v3_packet_interface(block.get()));
+      CHECK(pcap_v3_packet_ifindex(block.get()) == static_cast<int>(if_nametoindex("see0")),
+            "interface %d", pcap_v3_packet_ifindex(block.get()));
     }
     by_callback = {block.get(), {}};
     pcap_v3_dispatch_block(block.get(), 0, keep_hash, reinterpret_cast<u_char*>(&by_callback));
@@ -666,10 +666,10 @@ void break_handle(int) { pcap_breakloop(g_handle); }
 int take_to_end(pcap_t* p, Packets& packets, timespec* began = nullptr) {
   pcap_v3_block_t* block = nullptr;
   int status = 0;
-  while ((status = pcap_v3_take_block(p, -1, &block)) == 1) {
+  while ((status = pcap_v3_next_block(p, -1, &block)) == 1) {
     walk(block, packets);
     if (began != nullptr) *began = pcap_v3_block_info(block)->first;
-    pcap_v3_give_back(block);
+    pcap_v3_release_block(block);
   }
   CHECK(block == nullptr, "a block and status %d", status);
   return status;
@@ -761,7 +761,7 @@ void break_with_blocks_out() {
     pcap_breakloop(p);
   });
   pcap_v3_block_t* block = nullptr;
-  const int status = pcap_v3_take_block(p, -1, &block);
+  const int status = pcap_v3_next_block(p, -1, &block);
   breaker.join();
   if (status == 1) {  // the ten came in two blocks
     second.reset(block);
@@ -776,8 +776,10 @@ void break_with_blocks_out() {
   handle.reset();
   CHECK(figure(stats.text(), "see0", "unwalked") == left, "%s", stats.text().c_str());
   CHECK(figure(stats.text(), "see0", "delivered") == 1, "%s", stats.text().c_str());
-  CHECK(figure(stats.text(), "see0", "blocks out") == (second ? 1 : 0), "%s", stats.text().c_str());
-  CHECK(figure(stats.text(), "see0", "most out") == (second ? 2 : 1), "%s", stats.text().c_str());
+  CHECK(figure(stats.text(), "see0", "blocks outstanding") == (second ? 1 : 0), "%s",
+        stats.text().c_str());
+  CHECK(figure(stats.text(), "see0", "most outstanding") == (second ? 2 : 1), "%s",
+        stats.text().c_str());
 }
 
 void interface_goes() {
@@ -796,7 +798,7 @@ void interface_goes() {
       ip("link delete see2");
     });
     pcap_v3_block_t* block = nullptr;
-    const int status = pcap_v3_take_block(p, -1, &block);
+    const int status = pcap_v3_next_block(p, -1, &block);
     remover.join();
     CHECK(status == PCAP_ERROR, "status %d", status);
     CHECK(std::string_view(pcap_geterr(p)).find("disappeared") != std::string::npos, "%s",
@@ -892,20 +894,19 @@ void several_ports() {
       const pcap_v3_info& i = info(held.back());
       CHECK(i.port < 2, "port %u", i.port);
       CHECK(i.interface == see(i.port), "%s is port %u", i.interface, i.port);
-      CHECK(i.interface_index == static_cast<int>(if_nametoindex(i.interface)), "%d",
-            i.interface_index);
+      CHECK(i.ifindex == static_cast<int>(if_nametoindex(i.interface)), "%d", i.ifindex);
       walk(held.back().get(), packets[i.port]);
     }
   };
   take_all(100);
-  // Packets next, with all the blocks out, and blocks again.
+  // Packets next, with all the blocks outstanding, and blocks again.
   players.send(100, 100);
   const Packets merged = take_count(p, 200);
   check_ports(merged, 2, 100, 100);
   players.send(200, 100);
   pcap_v3_block_t* block = nullptr;
   int status = 0;
-  while ((status = pcap_v3_take_block(p, -1, &block)) == PCAP_ERROR) {
+  while ((status = pcap_v3_next_block(p, -1, &block)) == PCAP_ERROR) {
     // What the merge has opened since goes to who reads packets.
     CHECK(std::string_view(pcap_geterr(p)).find("time order") != std::string::npos, "%s",
           pcap_geterr(p));
@@ -936,7 +937,7 @@ void several_ports() {
 
 void check_none(pcap_t* p, const char* part) {
   pcap_v3_block_t* block = reinterpret_cast<pcap_v3_block_t*>(p);
-  const int status = pcap_v3_take_block(p, 0, &block);
+  const int status = pcap_v3_next_block(p, 0, &block);
   CHECK(status == PCAP_ERROR && block == nullptr, "status %d", status);
   const std::string_view text = pcap_geterr(p);
   CHECK(text.find("no blocks") != text.npos && text.find(part) != text.npos, "%s", pcap_geterr(p));
@@ -980,15 +981,15 @@ constexpr Test kTests[] = {
     {"one held for long while the others go round", held_for_long},
     {"what was lost is told", lost_is_told},
     {"two losses in one ring are told", two_losses_are_told},
-    {"closed with blocks out", closed_before},
+    {"closed with blocks outstanding", closed_before},
     {"closed while they are given back", closed_while_given_back},
-    {"the filter replaced while blocks are out", filter_replaced},
+    {"the filter replaced while blocks are outstanding", filter_replaced},
     {"timeouts", timeouts},
     {"breaks", breaks_one},
     {"breaks on several ports", breaks_aggregate},
     {"breaks under traffic", break_under_traffic},
-    {"a break with blocks out", break_with_blocks_out},
-    {"the interface goes while a block is out", interface_goes},
+    {"a break with blocks outstanding", break_with_blocks_out},
+    {"the interface goes while a block is outstanding", interface_goes},
     {"a port of a fan-out group comes back meanwhile", port_comes_back_in_group},
     {"blocks and packets in turn", mixed},
     {"several ports", several_ports},

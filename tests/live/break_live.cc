@@ -420,10 +420,10 @@ void drain_with_the_clock_set_back() {
       Packets packets;
       const auto take = [&](int timeout_ms) {
         pcap_v3_block_t* block = nullptr;
-        const int status = pcap_v3_take_block(p, timeout_ms, &block);
+        const int status = pcap_v3_next_block(p, timeout_ms, &block);
         if (status != 1) return status;
         pcap_v3_dispatch_block(block, -1, keep, user(packets));
-        pcap_v3_give_back(block);
+        pcap_v3_release_block(block);
         return status;
       };
       while (packets.size() < 10) {
@@ -646,7 +646,7 @@ void nested_read_at_each_place() {
     } state = {.place = place};
     Packets& packets = state.packets;
     while (packets.size() < 10) {
-      CHECK(pcap_v3_take_block(p, -1, &state.block) == 1, "%s", pcap_geterr(p));
+      CHECK(pcap_v3_next_block(p, -1, &state.block) == 1, "%s", pcap_geterr(p));
       pcap_v3_dispatch_block(
           state.block, -1,
           [](u_char* u, const pcap_pkthdr* h, const u_char* b) {
@@ -657,7 +657,7 @@ void nested_read_at_each_place() {
             }
           },
           reinterpret_cast<u_char*>(&state));
-      pcap_v3_give_back(state.block);
+      pcap_v3_release_block(state.block);
     }
     check_sequence(packets, 0, 9);
   }
@@ -707,7 +707,7 @@ void handlers_while_closing() {
 // ---- Descriptors that change ----
 
 /// Non-blocking mode switched on and off gives libpcap another eventfd(2): a thread's break ends a
-/// wait all the same, with blocks out or not.
+/// wait all the same, with blocks outstanding or not.
 void break_after_nonblocking_mode() {
   if (is_off()) skip("of blocks");
   for (const char* device : {"see0", "see0,see1"}) {
@@ -717,9 +717,9 @@ void break_after_nonblocking_mode() {
       const Sender sender("play0", peer());
       sender.send(0, 1);
       pcap_v3_block_t* out = nullptr;
-      CHECK(pcap_v3_take_block(p, -1, &out) == 1, "%s", pcap_geterr(p));
+      CHECK(pcap_v3_next_block(p, -1, &out) == 1, "%s", pcap_geterr(p));
       pcap_v3_block_t* none = nullptr;
-      CHECK(pcap_v3_take_block(p, 10, &none) == 0, "another block");
+      CHECK(pcap_v3_next_block(p, 10, &none) == 0, "another block");
       char error[PCAP_ERRBUF_SIZE];
       CHECK(pcap_setnonblock(p, 1, error) == 0 && pcap_setnonblock(p, 0, error) == 0, "%s", error);
       std::thread breaker([&, reader = static_cast<pid_t>(syscall(SYS_gettid))] {
@@ -728,10 +728,10 @@ void break_after_nonblocking_mode() {
       });
       Packets packets;
       const int status =
-          take ? pcap_v3_take_block(p, -1, &none) : pcap_loop(p, -1, keep, user(packets));
+          take ? pcap_v3_next_block(p, -1, &none) : pcap_loop(p, -1, keep, user(packets));
       breaker.join();
       CHECK(status == PCAP_ERROR_BREAK, "status %d", status);
-      pcap_v3_give_back(out);
+      pcap_v3_release_block(out);
     }
   }
 }
@@ -750,10 +750,10 @@ void drain_of_packets_and_blocks() {
       Packets packets;
       const auto take = [&](int timeout_ms) {
         pcap_v3_block_t* block = nullptr;
-        const int status = pcap_v3_take_block(p, timeout_ms, &block);
+        const int status = pcap_v3_next_block(p, timeout_ms, &block);
         if (status != 1) return status;
         pcap_v3_dispatch_block(block, -1, keep, user(packets));
-        pcap_v3_give_back(block);
+        pcap_v3_release_block(block);
         return status;
       };
       std::uint32_t sent = 0;
@@ -799,7 +799,7 @@ void child_closes_with_blocks_out() {
     const Sender sender("play0", peer());
     sender.send(0, 1);
     pcap_v3_block_t* out = nullptr;
-    CHECK(pcap_v3_take_block(p, -1, &out) == 1, "%s", pcap_geterr(p));
+    CHECK(pcap_v3_next_block(p, -1, &out) == 1, "%s", pcap_geterr(p));
     const pid_t child = fork();
     if (child == 0) {
       pcap_close(handle.release());
@@ -812,12 +812,12 @@ void child_closes_with_blocks_out() {
     Packets packets;
     while (packets.size() < 20) {
       pcap_v3_block_t* block = nullptr;
-      CHECK(pcap_v3_take_block(p, -1, &block) == 1, "%s", pcap_geterr(p));
+      CHECK(pcap_v3_next_block(p, -1, &block) == 1, "%s", pcap_geterr(p));
       pcap_v3_dispatch_block(block, -1, keep, user(packets));
-      pcap_v3_give_back(block);
+      pcap_v3_release_block(block);
     }
     check_sequence(packets, 1, 20);
-    pcap_v3_give_back(out);
+    pcap_v3_release_block(out);
   }
 }
 

@@ -25,14 +25,14 @@ constexpr std::size_t kMost = 65535;
 Sender peer() { return Sender("play0", link_arguments().peer); }
 
 struct GiveBack {
-  void operator()(pcap_v3_block_t* block) const { pcap_v3_give_back(block); }
+  void operator()(pcap_v3_block_t* block) const { pcap_v3_release_block(block); }
 };
 using Block = std::unique_ptr<pcap_v3_block_t, GiveBack>;
 
 /// The next block; null when the time is over.
 Block take(pcap_t* p, int timeout_ms = -1) {
   pcap_v3_block_t* block = nullptr;
-  const int status = pcap_v3_take_block(p, timeout_ms, &block);
+  const int status = pcap_v3_next_block(p, timeout_ms, &block);
   CHECK(status == (block != nullptr ? 1 : 0), "status %d, %s", status, pcap_geterr(p));
   return Block(block);
 }
@@ -272,7 +272,7 @@ void drains() {
     int status = 0;
     if (blocks) {
       pcap_v3_block_t* block = nullptr;
-      while ((status = pcap_v3_take_block(p, -1, &block)) == 1) {
+      while ((status = pcap_v3_next_block(p, -1, &block)) == 1) {
         const Block owner(block);
         Areas(100).check_and_fill(area_of(owner));
         walk(owner, packets);

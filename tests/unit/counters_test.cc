@@ -59,7 +59,7 @@ TEST_CASE("the summary tells of blocks once some were lent") {
   c.most_out = 3;
   char text[400];
   const std::string_view summary(text, summarize(c, "eth0", false, false, text, sizeof(text)));
-  CHECK(summary.ends_with(", freezes 0, unwalked 1, blocks out 2, most out 3"));
+  CHECK(summary.ends_with(", freezes 0, unwalked 1, blocks outstanding 2, most outstanding 3"));
 }
 
 TEST_CASE("a summary too long for its room is cut, not overrun") {

@@ -1,7 +1,7 @@
 /*
  * Blocks: what pcap-linux-v3 offers to programs beyond libpcap. The kernel hands captured packets
- * over in blocks; a program can take these as they are, have any thread walk their packets, and
- * give them back in any order. Nothing is copied.
+ * over in blocks; a program can acquire these as they are, have any thread walk their packets,
+ * and release them in any order. Nothing is copied.
  *
  * For handles on network interfaces, activated by pcap_activate(3PCAP). Each function has a man
  * page of its name in section 3; pcap-linux-v3(7) tells of the library.
@@ -24,7 +24,7 @@
 extern "C" {
 #endif
 
-/* A block that the program has and has not given back. */
+/* A block that the program has acquired and not released. */
 typedef struct pcap_v3_block pcap_v3_block_t;
 
 /* What is known of a block. Later versions can have more at the end. */
@@ -35,7 +35,7 @@ struct pcap_v3_info {
   uint32_t packets;      /* in it; a walk can bring fewer */
   int lost;              /* not 0: packets may be missing before or in it, for want of room */
   unsigned int port;     /* place of its port in the device's list; 0 if that is no list */
-  int interface_index;   /* of its port; 0 on "any" */
+  int ifindex;           /* of its port; 0 on "any" */
   const char* interface; /* of its port: the device's name */
 };
 
@@ -45,8 +45,8 @@ PCAP_V3_API int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash);
 /* Before activation: how many bytes of the program's own each block is to have. */
 PCAP_V3_API int pcap_v3_set_private_size(pcap_t* p, size_t size);
 
-/* Takes the next block. By the thread that uses the handle. */
-PCAP_V3_API int pcap_v3_take_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block);
+/* Acquires the next block. By the thread that uses the handle. */
+PCAP_V3_API int pcap_v3_next_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block);
 
 /* What is done with a block: by any thread, one at a time. */
 PCAP_V3_API const struct pcap_v3_info* pcap_v3_block_info(const pcap_v3_block_t* block);
@@ -55,11 +55,11 @@ PCAP_V3_API int pcap_v3_dispatch_block(pcap_v3_block_t* block, int cnt, pcap_han
 PCAP_V3_API int pcap_v3_next_packet(pcap_v3_block_t* block, const struct pcap_pkthdr** header,
                                     const u_char** bytes);
 PCAP_V3_API void* pcap_v3_block_private(pcap_v3_block_t* block);
-PCAP_V3_API void pcap_v3_give_back(pcap_v3_block_t* block);
+PCAP_V3_API void pcap_v3_release_block(pcap_v3_block_t* block);
 
 /* Of the packet that was got last from the block. */
 PCAP_V3_API uint32_t pcap_v3_packet_hash(const pcap_v3_block_t* block);
-PCAP_V3_API int pcap_v3_packet_interface(const pcap_v3_block_t* block);
+PCAP_V3_API int pcap_v3_packet_ifindex(const pcap_v3_block_t* block);
 
 #ifdef __cplusplus
 }
