@@ -15,11 +15,11 @@ std::size_t summarize(const Counters& c, const char* device, bool merged, bool t
     std::snprintf(frames, sizeof(frames), ", frames %llu, switches %llu", Number{c.frames},
                   Number{c.switches});
   }
-  char lent[128] = "";
-  if (c.most_out != 0) {
-    std::snprintf(lent, sizeof(lent),
+  char blocks[128] = "";
+  if (c.most_outstanding != 0) {
+    std::snprintf(blocks, sizeof(blocks),
                   ", unwalked %llu, blocks outstanding %llu, most outstanding %llu",
-                  Number{c.unwalked}, Number{c.out}, Number{c.most_out});
+                  Number{c.unwalked}, Number{c.outstanding}, Number{c.most_outstanding});
   }
   const int length = std::snprintf(
       text, room,
@@ -27,7 +27,7 @@ std::size_t summarize(const Counters& c, const char* device, bool merged, bool t
       "corrupt %llu, undelivered %llu, blocks %llu, freezes %llu%s%s%s",
       device, Number{c.received}, Number{c.dropped}, Number{c.delivered}, Number{c.filtered},
       Number{c.other_way}, Number{c.corrupt}, Number{c.undelivered()}, Number{c.blocks},
-      Number{c.freezes}, late, frames, lent);
+      Number{c.freezes}, late, frames, blocks);
   return std::min(static_cast<std::size_t>(std::max(length, 0)), room - 1);
 }
 

@@ -24,24 +24,24 @@ struct Counters {
   std::uint64_t frames = 0;    ///< Packets that came by the ring of frames.
   std::uint64_t switches = 0;  ///< Times that it changed over from one to the other.
 
-  // Of blocks that were lent to the program.
-  std::uint64_t unwalked = 0;  ///< Packets that were given back without having been looked at.
-  std::uint64_t out = 0;       ///< Blocks that are not back.
-  std::uint64_t most_out = 0;  ///< The most that were out at once.
+  // Of blocks that the program acquired.
+  std::uint64_t unwalked = 0;          ///< Packets in released blocks that it did not walk past.
+  std::uint64_t outstanding = 0;       ///< Blocks that it has not released.
+  std::uint64_t most_outstanding = 0;  ///< The most that it had at once.
 
   /// Packets that are accounted for.
   std::uint64_t seen() const {
     return dropped + delivered + filtered + other_way + corrupt + unwalked;
   }
   /// Packets that the kernel stored and nobody read: those still in the ring, or in blocks that are
-  /// not back.
+  /// outstanding.
   std::uint64_t undelivered() const { return received > seen() ? received - seen() : 0; }
 };
 
 /// Writes the summary of `counters`, a line without its end, for `device`. Returns its length, at
 /// most `room` - 1. Only packets that were `merged` can be late, and only a port with a ring of
-/// frames (`two_rings`) has these: of others it is not told. What is of lent blocks is told when
-/// there were any.
+/// frames (`two_rings`) has these: of others it is not told. The figures of acquired blocks are
+/// written if there were any.
 std::size_t summarize(const Counters& counters, const char* device, bool merged, bool two_rings,
                       char* text, std::size_t room);
 

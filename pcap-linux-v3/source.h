@@ -3,7 +3,7 @@
 // Blocks are taken in ring order, as the kernel fills them, and given back when walked through. A
 // reader of one port opens one after the other; a merge (merge.h) also looks at those behind.
 //
-// A block can also be lent to the program (lending.h), which gives it back by itself. When the
+// A block can also be lent to the program (blocks/pool.h), which gives it back by itself. When the
 // source comes round to it before, it looks like one that the kernel has handed over, and only its
 // number, which grows from block to block, tells that it is not.
 //

@@ -2,13 +2,14 @@
 
 #include <utility>
 
-#include "lending.h"
+#include "blocks/pool.h"
+#include "blocks/program.h"
 #include "port.h"
 
 namespace pcapv3 {
 
 bool PortBlocks::prepare(pcapv3_port& port) {
-  if (pool_ == nullptr) pool_ = Lender::create(port.ring(), port.device());
+  if (pool_ == nullptr) pool_ = BlockPool::create(port.ring(), port.device());
   return pool_ != nullptr || port.set_error("no memory for blocks to be acquired");
 }
 
@@ -39,7 +40,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     info.lost = losing || port.may_have_lost(header.seq_num) ? 1 : 0;
     info.port = place;
     info.ifindex = plan.interface > 0 ? plan.interface : 0;
-    *block = pool_->lend(source.index(), cursor, plan, program_, info);
+    *block = pool_->acquire(source.index(), cursor, plan, program_, info);
     source.lend();
     port.count_block();
     // The kernel says so until it is asked for its counts.
@@ -63,7 +64,7 @@ bool PortBlocks::copy_filter(pcapv3_port& port, Plan& plan) {
   return true;
 }
 
-bool PortBlocks::has_outstanding() const { return pool_ != nullptr && pool_->out() != 0; }
+bool PortBlocks::has_outstanding() const { return pool_ != nullptr && pool_->outstanding() != 0; }
 
 void PortBlocks::collect(Counters& counters) {
   if (pool_ != nullptr) pool_->collect(counters);
@@ -75,11 +76,11 @@ std::uint64_t PortBlocks::uncollected() const {
 
 void PortBlocks::drop_filter() {
   Program* const program = std::exchange(program_, nullptr);
-  if (program != nullptr) program->let_go();
+  if (program != nullptr) program->unref();
 }
 
 void PortBlocks::close(Ring&& ring) {
-  Lender* const pool = std::exchange(pool_, nullptr);
+  BlockPool* const pool = std::exchange(pool_, nullptr);
   if (pool != nullptr) pool->close(std::move(ring));
 }
 

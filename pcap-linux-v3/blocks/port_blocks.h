@@ -1,7 +1,7 @@
 // Blocks of one port that the program acquires: what a port needs for that beyond reading packets.
 //
 // It makes the pool of blocks when the first one is asked for, and keeps a copy of the handle's
-// filter for them. Walking a block and releasing it are lending.h's.
+// filter for them. Walking a block and releasing it are pool.h's.
 #pragma once
 
 #include "delivery.h"
@@ -12,7 +12,7 @@ struct pcap_v3_block;
 
 namespace pcapv3 {
 
-class Lender;
+class BlockPool;
 class Program;
 
 class PortBlocks {
@@ -43,7 +43,7 @@ class PortBlocks {
  private:
   bool copy_filter(pcapv3_port& port, Plan& plan);
 
-  Lender* pool_ = nullptr;      // once a block was asked for
+  BlockPool* pool_ = nullptr;      // once a block was asked for
   Program* program_ = nullptr;  // of the handle's filter; null: not copied yet
 };
 

@@ -1,7 +1,5 @@
-// Blocks that are lent: walked by a plan of their own, counted, given back to the kernel, and there
-// for as long as one is out.
-#include "pcap-linux-v3/lending.h"
-
+// The pool of a ring's blocks: they are walked by a plan of their own, counted, released to the
+// kernel, and there for as long as one is outstanding.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "catch.h"
+#include "pcap-linux-v3/blocks/pool.h"
 #include "test_block.h"
 
 namespace pcapv3::test {
@@ -18,9 +17,9 @@ constexpr std::uint32_t kBlockBytes = 4096;
 constexpr std::uint32_t kHeadroom = kFrameHeadroom;
 constexpr unsigned kBlocks = 3;
 
-/// A ring whose blocks are lent, with five packets in each.
-struct Lending {
-  explicit Lending(std::uint32_t private_bytes = 0) {
+/// A ring with a pool, with five packets in each.
+struct PooledRing {
+  explicit PooledRing(std::uint32_t private_bytes = 0) {
     const Geometry geometry{kBlockBytes, kBlocks, 10, private_bytes};
     ring = Ring(mmap(nullptr, geometry.ring_bytes(), PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
@@ -33,24 +32,24 @@ struct Lending {
       if (i == 2) block.packet(3).tp_mac = 0xfff0;
       std::memcpy(static_cast<void*>(ring.block(i)), block.desc(), kBlockBytes);
     }
-    lender = Lender::create(ring, "eth0");
-    REQUIRE(lender != nullptr);
+    pool = BlockPool::create(ring, "eth0");
+    REQUIRE(pool != nullptr);
     plan.snapshot = 65535;
     plan.interface = 1;
   }
 
-  pcap_v3_block* lend(unsigned index, Program* program = nullptr) {
+  pcap_v3_block* acquire(unsigned index, Program* program = nullptr) {
     const PacketCursor cursor(ring.block(index), kBlockBytes, kHeadroom);
     pcap_v3_info info{};
     info.packets = cursor.left();
-    return lender->lend(index, cursor, plan, program, info);
+    return pool->acquire(index, cursor, plan, program, info);
   }
   bool is_kernels(unsigned index) const {
     return ring.block(index)->hdr.bh1.block_status == TP_STATUS_KERNEL;
   }
 
   Ring ring;
-  Lender* lender = nullptr;
+  BlockPool* pool = nullptr;
   Plan plan;
 };
 
@@ -65,14 +64,14 @@ std::vector<int> walk(pcap_v3_block* block, int count = -1) {
 
 int has_low_bit(void* owner, const std::uint8_t* bytes, std::uint32_t, std::uint32_t, int,
                 std::uint16_t) {
-  return (bytes[0] & static_cast<Program*>(owner)->code()[0].k) != 0 ? 1 : 0;
+  return (bytes[0] & static_cast<const bpf_insn*>(owner)[0].k) != 0 ? 1 : 0;
 }
 
 }  // namespace
 
-TEST_CASE("a lent block is walked in parts, and the kernel's when it is back") {
-  Lending l;
-  pcap_v3_block* block = l.lend(0);
+TEST_CASE("an acquired block is walked in parts, and the kernel's when it is released") {
+  PooledRing l;
+  pcap_v3_block* block = l.acquire(0);
   CHECK(std::strcmp(block->info().interface, "eth0") == 0);
   CHECK(walk(block, 2) == std::vector{0, 1});
   const pcap_pkthdr* header = nullptr;
@@ -83,92 +82,92 @@ TEST_CASE("a lent block is walked in parts, and the kernel's when it is back") {
   CHECK(walk(block) == std::vector{3, 4});
   CHECK(block->next(&header, &bytes) == 0);
   CHECK_FALSE(l.is_kernels(0));
-  block->give_back();
+  pcap_v3_release_block(block);
   CHECK(l.is_kernels(0));
-  l.lender->close(std::move(l.ring));
+  l.pool->close(std::move(l.ring));
 }
 
-TEST_CASE("what became of lent packets is told when their blocks are back") {
-  Lending l;
-  pcap_v3_block* first = l.lend(0);
-  pcap_v3_block* second = l.lend(1);
-  CHECK(l.lender->out() == 2);
+TEST_CASE("what became of packets is counted when their blocks are released") {
+  PooledRing l;
+  pcap_v3_block* first = l.acquire(0);
+  pcap_v3_block* second = l.acquire(1);
+  CHECK(l.pool->outstanding() == 2);
   walk(first, 3);
   Counters c;
-  l.lender->collect(c);
+  l.pool->collect(c);
   CHECK(c.delivered == 0);
-  CHECK(c.out == 2);
-  CHECK(l.lender->uncollected() == 10);
-  first->give_back();
-  CHECK(l.lender->uncollected() == 10);
-  l.lender->collect(c);
+  CHECK(c.outstanding == 2);
+  CHECK(l.pool->uncollected() == 10);
+  pcap_v3_release_block(first);
+  CHECK(l.pool->uncollected() == 10);
+  l.pool->collect(c);
   CHECK(c.delivered == 3);
   CHECK(c.unwalked == 2);
-  CHECK(c.out == 1);
-  CHECK(c.most_out == 2);
-  CHECK(l.lender->uncollected() == 5);
-  second->give_back();
-  l.lender->close(std::move(l.ring));
+  CHECK(c.outstanding == 1);
+  CHECK(c.most_outstanding == 2);
+  CHECK(l.pool->uncollected() == 5);
+  pcap_v3_release_block(second);
+  l.pool->close(std::move(l.ring));
 }
 
-TEST_CASE("a corrupt packet ends the walk of a lent block") {
-  Lending l;
-  pcap_v3_block* block = l.lend(2);
+TEST_CASE("a corrupt packet ends the walk of an acquired block") {
+  PooledRing l;
+  pcap_v3_block* block = l.acquire(2);
   std::vector<int> firsts;
   CHECK(block->dispatch(-1, keep_first, reinterpret_cast<u_char*>(&firsts)) == PCAP_ERROR);
   CHECK(firsts == std::vector{20, 21, 22});
   CHECK(block->dispatch(-1, keep_first, reinterpret_cast<u_char*>(&firsts)) == 0);
-  block->give_back();
+  pcap_v3_release_block(block);
 
-  block = l.lend(2);
+  block = l.acquire(2);
   const pcap_pkthdr* header = nullptr;
   const u_char* bytes = nullptr;
   for (int i = 0; i < 3; ++i) CHECK(block->next(&header, &bytes) == 1);
   CHECK(block->next(&header, &bytes) == PCAP_ERROR);
   CHECK(block->next(&header, &bytes) == 0);
-  block->give_back();
+  pcap_v3_release_block(block);
   Counters c;
-  l.lender->collect(c);
+  l.pool->collect(c);
   CHECK(c.corrupt == 4);
   CHECK(c.delivered == 6);
-  CHECK(l.lender->uncollected() == 0);
-  l.lender->close(std::move(l.ring));
+  CHECK(l.pool->uncollected() == 0);
+  l.pool->close(std::move(l.ring));
 }
 
-TEST_CASE("a block outlives its port, and the filter that it was taken with") {
-  Lending l;
+TEST_CASE("a block outlives its port, and the filter that it was acquired with") {
+  PooledRing l;
   const bpf_insn code[] = {{0, 0, 0, 1}, {0, 0, 0, 2}};
   Program* program = Program::copy(code, 2);
   REQUIRE(program != nullptr);
   l.plan.judge.filter = has_low_bit;
-  l.plan.judge.owner = program;
-  pcap_v3_block* first = l.lend(0, program);
-  pcap_v3_block* second = l.lend(1, program);
-  program->let_go();
-  l.lender->close(std::move(l.ring));
+  l.plan.judge.owner = program->code();
+  pcap_v3_block* first = l.acquire(0, program);
+  pcap_v3_block* second = l.acquire(1, program);
+  program->unref();
+  l.pool->close(std::move(l.ring));
   CHECK(l.ring.base() == nullptr);
   CHECK(walk(first) == std::vector{1, 3});
-  first->give_back();
+  pcap_v3_release_block(first);
   CHECK(walk(second) == std::vector{11, 13});
-  second->give_back();
+  pcap_v3_release_block(second);
 }
 
 TEST_CASE("a ring without private areas has none to show") {
-  Lending l;
-  pcap_v3_block* block = l.lend(0);
+  PooledRing l;
+  pcap_v3_block* block = l.acquire(0);
   CHECK(pcap_v3_block_private(block) == nullptr);
-  block->give_back();
-  l.lender->close(std::move(l.ring));
+  pcap_v3_release_block(block);
+  l.pool->close(std::move(l.ring));
 }
 
-TEST_CASE("what is written to a private area is there when its slot is lent again") {
+TEST_CASE("what is written to a private area is there when its slot is acquired again") {
   constexpr std::uint32_t kBytes = 201;
-  Lending l(kBytes);
+  PooledRing l(kBytes);
   const auto area_of = [](pcap_v3_block* block) {
     return static_cast<std::uint8_t*>(pcap_v3_block_private(block));
   };
-  pcap_v3_block* first = l.lend(0);
-  pcap_v3_block* second = l.lend(1);
+  pcap_v3_block* first = l.acquire(0);
+  pcap_v3_block* second = l.acquire(1);
   std::uint8_t* const area = area_of(first);
   REQUIRE(area != nullptr);
   CHECK(reinterpret_cast<std::uintptr_t>(area) % 8 == 0);
@@ -177,17 +176,17 @@ TEST_CASE("what is written to a private area is there when its slot is lent agai
   std::memset(area_of(second), 0xbb, kBytes);
   CHECK(walk(first) == std::vector{0, 1, 2, 3, 4});
   CHECK(walk(second) == std::vector{10, 11, 12, 13, 14});
-  first->give_back();
-  first = l.lend(0);
+  pcap_v3_release_block(first);
+  first = l.acquire(0);
   REQUIRE(area_of(first) == area);
   CHECK(std::count(area, area + kBytes, 0xaa) == kBytes);
   // Also when the port is gone.
-  l.lender->close(std::move(l.ring));
+  l.pool->close(std::move(l.ring));
   std::memset(area_of(first), 0xcc, kBytes);
   CHECK(walk(first) == std::vector{0, 1, 2, 3, 4});
   CHECK(std::count(area_of(second), area_of(second) + kBytes, 0xbb) == kBytes);
-  first->give_back();
-  second->give_back();
+  pcap_v3_release_block(first);
+  pcap_v3_release_block(second);
 }
 
 }  // namespace pcapv3::test

@@ -1,0 +1,60 @@
+// A block that the program has acquired: the walk of its packets, what is known of it, and its
+// private area. It has all it needs of its own, such as the plan that its packets are delivered by,
+// so that any thread can walk it, one at a time, also when the handle has changed or is closed.
+//
+// Whose it is, and what happens when it is released, is the pool's (pool.h).
+#pragma once
+
+#include <pcap/pcap.h>
+
+#include <csignal>
+#include <cstdint>
+
+#include "pcap-linux-v3/block.h"
+#include "pcap-linux-v3/counters.h"
+#include "pcap-linux-v3/delivery.h"
+#include "include/pcap/linux-v3.h"
+#include "blocks/program.h"
+
+namespace pcapv3 {
+class BlockPool;
+}
+
+/// Each slot of a ring has one, for as long as its pool lasts; it is in use while the slot's block
+/// is outstanding.
+struct pcap_v3_block {
+ public:
+  pcap_v3_block() : delivery_(&never_, counters_) {}
+  pcap_v3_block(const pcap_v3_block&) = delete;
+  pcap_v3_block& operator=(const pcap_v3_block&) = delete;
+
+  const pcap_v3_info& info() const { return info_; }
+  /// Calls `callback` for the next `count` packets, or for all that are left if it is 0 or less.
+  /// Returns how many these were, or PCAP_ERROR; the rest of a corrupt block is dropped.
+  int dispatch(int count, pcap_handler callback, u_char* user);
+  /// Returns 1 with the next packet, 0 at the end, or PCAP_ERROR.
+  int next(const pcap_pkthdr** header, const u_char** bytes);
+  /// Returns the header of the packet that was delivered last; null if there was none.
+  const tpacket3_hdr* current() const { return got_ != nullptr ? got_ : cursor_.walked(); }
+  /// Returns the private area, which the program can read and write; null if the ring has none.
+  void* private_area() { return pcapv3::private_area(block_, private_bytes_); }
+  pcapv3::BlockPool& pool() const { return *pool_; }
+
+ private:
+  friend class pcapv3::BlockPool;
+  static void keep(u_char* user, const pcap_pkthdr* header, const u_char* bytes);
+  int drop_rest();
+
+  static const volatile std::sig_atomic_t never_;
+  pcapv3::BlockPool* pool_ = nullptr;
+  tpacket_block_desc* block_ = nullptr;
+  std::uint32_t private_bytes_ = 0;
+  pcapv3::TellingCursor cursor_;
+  pcapv3::Counters counters_;
+  pcapv3::Delivery delivery_;
+  pcapv3::Program* program_ = nullptr;
+  pcap_v3_info info_{};
+  const tpacket3_hdr* got_ = nullptr;  // by next(); null in a dispatch()
+  pcap_pkthdr header_{};               // what next() returned
+  const u_char* bytes_ = nullptr;
+};
