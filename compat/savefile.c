@@ -156,7 +156,8 @@ static void put(FILE* f, const struct pcap_pkthdr* h, const u_char* bytes) {
   }
 }
 
-void pcap_dump(u_char* user, const struct pcap_pkthdr* h, const u_char* bytes) {
+__attribute__((nonnull(1))) void pcap_dump(u_char* user, const struct pcap_pkthdr* h,
+                                           const u_char* bytes) {
   FILE* f = (FILE*)user;
   if (__fbufsize(f) != kLargeBytes) {
     pcapv3_stock_dump(user, h, bytes);
@@ -165,7 +166,7 @@ void pcap_dump(u_char* user, const struct pcap_pkthdr* h, const u_char* bytes) {
   static __thread const FILE* last __attribute__((tls_model("initial-exec"))); /* to compare */
   pcapv3_dump_row = f == last ? pcapv3_dump_row + 1 : 1;
   last = f;
-  const int alone = IS_ALONE;
+  const int alone = IS_ALONE != 0;
   if (!alone) flockfile(f);
   /* With room for the packet nothing is written to the file here: a thread that is cancelled in
    * write(2) would leave the stream locked. */

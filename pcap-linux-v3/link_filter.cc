@@ -72,7 +72,8 @@ void LinkFilter::add(const char* name, int index) {
     load(BPF_W, kAttribute + i * kWord);
     // To behind the rest of the words, and the end.
     const auto past = static_cast<unsigned char>(2 * (words - 1 - i) + 1);
-    code_[count_++] = BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, loaded(attribute + i * kWord), 0, past);
+    code_[count_++] =
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, loaded(attribute + std::size_t{i} * kWord), 0, past);
   }
   let_through();
 }

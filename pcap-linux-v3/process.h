@@ -36,10 +36,13 @@ inline std::uint32_t forks_made() { return process::forks.load(std::memory_order
 /// is.
 class Maker {
  public:
+  // clang 14 takes a class without a constructor for one that leaves a const member uninitialized.
+  Maker() : generation_(process_generation()) {}
+
   bool is_other() const { return generation_ != process_generation(); }
 
  private:
-  const std::uint32_t generation_ = process_generation();
+  const std::uint32_t generation_;
 };
 
 }  // namespace pcapv3

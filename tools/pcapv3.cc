@@ -109,6 +109,7 @@ fs::path own_folder() {
     // Without /proc: the path that execve(2) was given, which the kernel hands on (fs/binfmt_elf.c:
     // create_elf_tables).
     const unsigned long path = getauxval(AT_EXECFN);
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): getauxval(3) returns addresses as numbers.
     if (path != 0) self = fs::canonical(reinterpret_cast<const char*>(path), ignored);
   }
   return self.parent_path();
@@ -459,6 +460,7 @@ class Members {
       std::vector<std::string> words{arguments[0]};
       for (char** word = arguments + 1; *word; ++word) words.push_back(numbered(*word, number));
       std::vector<char*> pointers;
+      pointers.reserve(words.size() + 1);
       for (std::string& word : words) pointers.push_back(word.data());
       pointers.push_back(nullptr);
       try {

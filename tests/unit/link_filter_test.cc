@@ -33,6 +33,7 @@ Message message(int index, const std::string& name, unsigned short type = RTM_NE
   std::memcpy(at + NLMSG_HDRLEN, &link, sizeof(link));
   at += NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(link));
   std::memcpy(at, &first, sizeof(first));
+  // NOLINTNEXTLINE(bugprone-not-null-terminated-result): `bytes` is all zeros at first.
   std::memcpy(at + RTA_LENGTH(0), name.data(), name.size());
   const rtattr second = {RTA_LENGTH(4), IFLA_MTU};
   std::memcpy(at + RTA_SPACE(name.size() + 1), &second, sizeof(second));
