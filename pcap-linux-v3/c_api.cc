@@ -6,9 +6,9 @@
 #include "break.h"
 #include "module.h"
 #include "port.h"
-#include "port_list.h"
 #include "process.h"
 #include "reader.h"
+#include "setup/port_list.h"
 
 int pcapv3_is_on() { return pcapv3::switched_off() ? 0 : 1; }
 

@@ -9,9 +9,9 @@
 #include <cstdint>
 
 #include "host_ops.h"
-#include "log.h"
 #include "merged.h"
 #include "port_set.h"
+#include "setup/log.h"
 #include "wait_set.h"
 
 namespace pcapv3 {

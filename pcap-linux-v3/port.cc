@@ -13,8 +13,8 @@
 
 #include "clock.h"
 #include "confinement.h"
-#include "fanout.h"
-#include "machine.h"
+#include "setup/fanout.h"
+#include "setup/host.h"
 
 namespace {
 
@@ -25,7 +25,7 @@ pcapv3::LinkHeader link_header_of(const pcapv3_host_view& view) {
 
 /// Where the kernel can cut packets off, so that the program still gets its snapshot length; 0 if
 /// none is longer than that anyway.
-std::uint32_t cut_for(const pcapv3_host_view& view, std::uint64_t largest_packet) {
+std::uint32_t truncation_for(const pcapv3_host_view& view, std::uint64_t largest_packet) {
   const auto snapshot = static_cast<std::uint32_t>(view.snapshot);
   if (snapshot >= largest_packet) return 0;
   // An SLL header, the shorter one, takes its share of a cooked packet's snapshot length. Past the
@@ -179,12 +179,12 @@ void pcapv3_port::refresh() {
   host_.look(handle_, &view);
   if (!active_) {
     active_ = true;
-    intake_ = pcapv3::Intake(view.socket);
-    cut_at_ = cut_for(view, largest_packet_);
+    options_ = pcapv3::SocketOptions(view.socket);
+    truncate_at_ = truncation_for(view, largest_packet_);
   }
-  if (view.has_filter != 0) cut_at_ = 0;
-  intake_.ignore_outgoing(view.direction == PCAP_D_IN ||
-                          (view.interface > 0 && view.interface == view.loopback));
+  if (view.has_filter != 0) truncate_at_ = 0;
+  options_.ignore_outgoing(view.direction == PCAP_D_IN ||
+                           (view.interface > 0 && view.interface == view.loopback));
 
   pcapv3::Plan plan;
   plan.link_header = link_header_of(view);
@@ -214,11 +214,11 @@ void pcapv3_port::filter_set() {
 void pcapv3_port::log_stock(const char* why) { debug_.line("%s: stock handle: %s", device_, why); }
 
 void pcapv3_port::begin_read() {
-  if (cut_at_ != 0) {
+  if (truncate_at_ != 0) {
     // Not before the first read: a program that sets a filter has done so by now, and the packets
     // that had come before were judged by it whole.
-    intake_.cut_at(cut_at_);
-    cut_at_ = 0;
+    options_.truncate_at(truncate_at_);
+    truncate_at_ = 0;
   }
   frozen_ = false;
   read_in_ = pcapv3::process_generation();

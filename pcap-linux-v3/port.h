@@ -15,15 +15,15 @@
 #include "blocks/port_blocks.h"
 #include "counters.h"
 #include "delivery.h"
-#include "error.h"
-#include "geometry.h"
 #include "host_ops.h"
-#include "intake.h"
-#include "log.h"
 #include "module.h"
 #include "process.h"
 #include "ring.h"
-#include "settings.h"
+#include "setup/error.h"
+#include "setup/geometry.h"
+#include "setup/log.h"
+#include "setup/settings.h"
+#include "setup/socket_options.h"
 #include "source.h"
 
 struct pcapv3_port {
@@ -135,8 +135,8 @@ struct pcapv3_port {
   pcapv3::Geometry first_ring_;  // as that was got
   bool flow_hash_ = false;
   std::uint64_t largest_packet_ = 0;
-  pcapv3::Intake intake_;
-  std::uint32_t cut_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
+  pcapv3::SocketOptions options_;
+  std::uint32_t truncate_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
 
   pcapv3::Plan plan_;
   unsigned plan_version_ = 0;

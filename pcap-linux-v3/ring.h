@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "geometry.h"
+#include "setup/geometry.h"
 
 namespace pcapv3 {
 

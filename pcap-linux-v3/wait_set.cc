@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "link_filter.h"
+#include "setup/link_filter.h"
 
 namespace pcapv3 {
 namespace {

@@ -12,7 +12,7 @@
 
 #include <cstdint>
 
-#include "error.h"
+#include "setup/error.h"
 
 namespace pcapv3 {
 

@@ -9,8 +9,8 @@
 
 #include "adaptive/frame_ring.h"
 #include "clock.h"
-#include "fanout.h"
 #include "ring.h"
+#include "setup/fanout.h"
 #include "source.h"
 
 namespace pcapv3 {

@@ -42,8 +42,8 @@
 
 #include <atomic>
 
-#include "fanout.h"
 #include "process.h"
+#include "setup/fanout.h"
 
 namespace pcapv3 {
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "clock.h"
-#include "fanout.h"
+#include "setup/fanout.h"
 
 namespace pcapv3 {
 namespace {

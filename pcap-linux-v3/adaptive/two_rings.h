@@ -16,11 +16,11 @@
 #include "adaptive/pair.h"
 #include "delivery.h"
 #include "dump_ahead.h"
-#include "error.h"
 #include "feed.h"
-#include "machine.h"
 #include "merged.h"
 #include "port.h"
+#include "setup/error.h"
+#include "setup/host.h"
 #include "wait_set.h"
 
 namespace pcapv3 {

@@ -10,11 +10,11 @@
 #include <csignal>
 #include <cstdint>
 
+#include "blocks/program.h"
+#include "include/pcap/linux-v3.h"
 #include "pcap-linux-v3/block.h"
 #include "pcap-linux-v3/counters.h"
 #include "pcap-linux-v3/delivery.h"
-#include "include/pcap/linux-v3.h"
-#include "blocks/program.h"
 
 namespace pcapv3 {
 class BlockPool;

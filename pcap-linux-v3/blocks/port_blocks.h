@@ -43,7 +43,7 @@ class PortBlocks {
  private:
   bool copy_filter(pcapv3_port& port, Plan& plan);
 
-  BlockPool* pool_ = nullptr;      // once a block was asked for
+  BlockPool* pool_ = nullptr;   // once a block was asked for
   Program* program_ = nullptr;  // of the handle's filter; null: not copied yet
 };
 

@@ -19,7 +19,7 @@
 namespace pcapv3::live {
 namespace {
 
-/// The largest private area (pcap-linux-v3/geometry.h).
+/// The largest private area (pcap-linux-v3/setup/geometry.h).
 constexpr std::size_t kMost = 65535;
 
 Sender peer() { return Sender("play0", link_arguments().peer); }

@@ -1,5 +1,5 @@
 // Fan-out: the setting, and which group of the kernel's it leads to.
-#include "pcap-linux-v3/fanout.h"
+#include "pcap-linux-v3/setup/fanout.h"
 
 #include <linux/if_packet.h>
 

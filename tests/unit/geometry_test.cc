@@ -1,5 +1,5 @@
 // The rules by which a ring gets its shape, one by one.
-#include "pcap-linux-v3/geometry.h"
+#include "pcap-linux-v3/setup/geometry.h"
 
 #include <string>
 

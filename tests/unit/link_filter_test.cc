@@ -1,6 +1,6 @@
 // Which of rtnetlink(7)'s messages pass: of the interfaces asked for, by number or by name, and
 // those that can't be told.
-#include "pcap-linux-v3/link_filter.h"
+#include "pcap-linux-v3/setup/link_filter.h"
 
 #include <arpa/inet.h>
 #include <linux/netlink.h>

@@ -1,5 +1,5 @@
 // Lists of ports as people write them, and what is said of those that can't be.
-#include "pcap-linux-v3/port_list.h"
+#include "pcap-linux-v3/setup/port_list.h"
 
 #include <cstdlib>
 #include <string>

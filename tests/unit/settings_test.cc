@@ -1,5 +1,5 @@
 // Settings: every variable, what it takes, and the text for what it does not take.
-#include "pcap-linux-v3/settings.h"
+#include "pcap-linux-v3/setup/settings.h"
 
 #include <cstdlib>
 #include <string>

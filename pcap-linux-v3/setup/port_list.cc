@@ -1,4 +1,4 @@
-#include "port_list.h"
+#include "setup/port_list.h"
 
 #include <net/if.h>
 
@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "settings.h"
+#include "setup/settings.h"
 
 namespace pcapv3 {
 namespace {

@@ -1,4 +1,4 @@
-#include "geometry.h"
+#include "setup/geometry.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,4 @@
-#include "fanout.h"
+#include "setup/fanout.h"
 
 #include <errno.h>
 #include <linux/filter.h>
@@ -13,7 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "machine.h"
+#include "setup/host.h"
 
 #ifndef PACKET_FANOUT_FLAG_IGNORE_OUTGOING
 #define PACKET_FANOUT_FLAG_IGNORE_OUTGOING 0x4000  // kernel headers up to 6.1 lack it

@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "error.h"
-#include "settings.h"
+#include "setup/error.h"
+#include "setup/settings.h"
 
 namespace pcapv3 {
 

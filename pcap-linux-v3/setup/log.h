@@ -1,7 +1,7 @@
 // Where the library's own words go: PCAPV3_DEBUG's and PCAPV3_STATS's "stderr" or file.
 #pragma once
 
-#include "error.h"
+#include "setup/error.h"
 
 namespace pcapv3 {
 

@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "error.h"
-#include "fanout.h"
+#include "setup/error.h"
+#include "setup/fanout.h"
 
 namespace pcapv3 {
 

@@ -9,10 +9,10 @@
 
 namespace pcapv3 {
 
-class Intake {
+class SocketOptions {
  public:
   /// What `socket` takes in.
-  explicit Intake(int socket = -1) : socket_(socket) {}
+  explicit SocketOptions(int socket = -1) : socket_(socket) {}
 
   /// Keeps outgoing packets out of the ring, or lets them in again (PACKET_IGNORE_OUTGOING, Linux
   /// 4.20). For captures of incoming packets only, and for lo, which hands each packet sent back as
@@ -22,7 +22,7 @@ class Intake {
   /// Has packets cut to `bytes` as they are stored, by a filter that accepts all of them. Only for
   /// a socket without a filter; pcap_setfilter(3PCAP), whose programs cut by themselves, replaces
   /// it.
-  void cut_at(std::uint32_t bytes);
+  void truncate_at(std::uint32_t bytes);
 
  private:
   int socket_;

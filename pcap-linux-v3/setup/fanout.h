@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "error.h"
+#include "setup/error.h"
 
 struct sock_fprog;
 

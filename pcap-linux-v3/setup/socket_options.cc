@@ -1,4 +1,4 @@
-#include "intake.h"
+#include "setup/socket_options.h"
 
 #include <linux/filter.h>
 #include <linux/if_packet.h>
@@ -10,7 +10,7 @@
 
 namespace pcapv3 {
 
-void Intake::ignore_outgoing(bool ignore) {
+void SocketOptions::ignore_outgoing(bool ignore) {
   if (ignore == ignoring_) return;
   int value = 0;
   socklen_t length = sizeof(value);
@@ -24,7 +24,7 @@ void Intake::ignore_outgoing(bool ignore) {
   }
 }
 
-void Intake::cut_at(std::uint32_t bytes) {
+void SocketOptions::truncate_at(std::uint32_t bytes) {
   // A filter that the program has put on the socket by itself stays (its length comes back; one
   // that can't be read is an error).
   socklen_t length = 0;

@@ -1,4 +1,4 @@
-#include "settings.h"
+#include "setup/settings.h"
 
 #include <errno.h>
 #include <sys/auxv.h>

@@ -1,4 +1,4 @@
-#include "link_filter.h"
+#include "setup/link_filter.h"
 
 #include <arpa/inet.h>
 #include <linux/netlink.h>

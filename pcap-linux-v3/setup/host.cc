@@ -1,4 +1,4 @@
-#include "machine.h"
+#include "setup/host.h"
 
 #include <linux/if_link.h>
 #include <linux/netlink.h>

@@ -1,4 +1,4 @@
-#include "log.h"
+#include "setup/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "settings.h"
+#include "setup/settings.h"
 
 namespace pcapv3 {
 
