@@ -156,7 +156,7 @@ std::vector<Scenario> scenarios() {
   Plan one_way = plan();
   one_way.direction = PCAP_D_IN;
   Plan filtered = plan();
-  filtered.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
+  filtered.filter.run = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
                              std::uint16_t) { return 1; };
   return {
       {"frame", "one port, Ethernet", plan(), 0, 0},
@@ -190,9 +190,9 @@ double run(const Scenario& scenario) {
     measured_single(*ports[0]);
   } else {
     Merge merge;
-    const Judge judge;
+    const UserlandFilter filter;
     for (unsigned i = 0; i < scenario.ports; ++i) {
-      if (!merge.add(i, ports[i]->source, ports[i]->counters, judge)) std::exit(EXIT_FAILURE);
+      if (!merge.add(i, ports[i]->source, ports[i]->counters, filter)) std::exit(EXIT_FAILURE);
     }
     start = seconds();
     // Long after the last stamp, so that all may go.

@@ -234,7 +234,7 @@ static int seam_ioctl(pcap_t* p, int fd, unsigned long request, void* argument) 
 
 /* Whether a filter can be run here with the kernel's outcome: it loads nothing that only the kernel
  * has, such as the packet's direction (linux/filter.h: SKF_AD_OFF), but for VLAN tags. */
-static int can_judge(const struct bpf_program* filter) {
+static int can_run_here(const struct bpf_program* filter) {
   for (u_int i = 0; i < filter->bf_len; ++i) {
     const struct bpf_insn* load = &filter->bf_insns[i];
     if (BPF_CLASS(load->code) != BPF_LD || BPF_MODE(load->code) != BPF_ABS) continue;
@@ -268,7 +268,7 @@ static void host_look(pcap_t* p, struct pcapv3_host_view* view) {
   view->interface = stock->ifindex;
   view->loopback = stock->lo_ifindex;
   view->filter_here = stock->filter_in_userland && p->fcode.bf_insns != NULL;
-  view->filter_is_whole = view->filter_here && can_judge(&p->fcode);
+  view->filter_is_whole = view->filter_here && can_run_here(&p->fcode);
   view->filter_blocks = view->filter_here ? (unsigned)stock->blocks_to_filter_in_userland : 0;
   view->has_filter = p->fcode.bf_insns != NULL;
   view->own_clock = pcapv3_stock_has_own_clock(p);

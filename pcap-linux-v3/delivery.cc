@@ -116,9 +116,9 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
     if constexpr (kHeader == LinkHeader::kSll2) put_sll2(bytes -= kHeaderBytes, packet.address());
 
     if constexpr (kFiltered) {
-      const Judge& judge = judge_of(here);
-      if (judge.concerns(packet.stamp(), h.tp_snaplen != h.tp_len) &&
-          judge.filter(judge.owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
+      const UserlandFilter& filter = filter_of(here);
+      if (filter.applies_to(packet.stamp(), h.tp_snaplen != h.tp_len) &&
+          filter.run(filter.owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
                        is_tagged(h) ? 1 : 0,
                        static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff)) == 0) {
         ++counters_of(here).filtered;
@@ -197,7 +197,7 @@ void Delivery::follow(const Plan& plan) {
   ++plan_number_;
   const bool either_way =
       plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
-  const bool filtered = plan.judge.filter != nullptr;
+  const bool filtered = plan.filter.run != nullptr;
   loop_ = loop_for<PacketCursor>(plan.link_header, either_way, filtered);
   telling_loop_ = loop_for<TellingCursor>(plan.link_header, either_way, filtered);
   merge_loop_ = loop_for<Merge>(plan.link_header, either_way, filtered);

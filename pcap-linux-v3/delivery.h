@@ -14,7 +14,7 @@
 
 #include "block.h"
 #include "counters.h"
-#include "judge.h"
+#include "filter.h"
 #include "merge.h"
 
 namespace pcapv3 {
@@ -38,7 +38,7 @@ struct Plan {
   pcap_direction_t direction = PCAP_D_INOUT;
   int interface = 0;  ///< Interface index captured on; 0 or less: all of them.
   int loopback = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
-  Judge judge;        ///< The filter that runs here. In a merge, each port's own does.
+  UserlandFilter filter;        ///< The filter that runs here. In a merge, each port's own does.
 };
 
 class Delivery {
@@ -83,8 +83,8 @@ class Delivery {
   static Loop<Cursor> loop_for(LinkHeader header, bool either_way, bool filtered);
   Counters& counters_of(const PacketCursor&) const { return *counters_; }
   static Counters& counters_of(const Merge::Hand& merge) { return merge.counters(); }
-  const Judge& judge_of(const PacketCursor&) const { return plan_.judge; }
-  static const Judge& judge_of(const Merge::Hand& merge) { return merge.judge(); }
+  const UserlandFilter& filter_of(const PacketCursor&) const { return plan_.filter; }
+  static const UserlandFilter& filter_of(const Merge::Hand& merge) { return merge.filter(); }
   bool right_way(const sockaddr_ll& address) const;
 
   const volatile std::sig_atomic_t* const break_flag_;

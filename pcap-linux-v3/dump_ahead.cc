@@ -17,7 +17,7 @@ int DumpAhead::deliver(Delivery& delivery, const Plan& plan, Source& source, int
   const unsigned row = pcapv3_dump_row;
   // Where some can be rejected, the last packet at hand may not be delivered. (On "any" one copy of
   // lo's packets is, but the other follows it.)
-  const bool may_reject = plan.judge.filter != nullptr || plan.direction != PCAP_D_INOUT;
+  const bool may_reject = plan.filter.run != nullptr || plan.direction != PCAP_D_INOUT;
   int delivered = 0;
   if (dumps_all_ && !may_reject) {
     const std::uint32_t followed = left - (source.has(1) ? 0 : 1);

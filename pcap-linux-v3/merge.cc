@@ -61,13 +61,13 @@ bool Merge::reserve_more(unsigned parts) {
   return true;
 }
 
-bool Merge::add(unsigned port, Source& source, Counters& counters, const Judge& judge) {
+bool Merge::add(unsigned port, Source& source, Counters& counters, const UserlandFilter& filter) {
   ports_ = std::max(ports_, port + 1);
   if (!reserve(ports_ * kPartsAPort)) return false;
   feeds_[port] = Feed();
   feeds_[port].source = &source;
   feeds_[port].counters = &counters;
-  feeds_[port].judge = &judge;
+  feeds_[port].filter = &filter;
   return true;
 }
 
@@ -242,7 +242,7 @@ void Merge::find_top() {
   front_ = part.packets;
   stamp_ = top.stamp;
   counters_ = feeds_[part.port].counters;
-  judge_ = feeds_[part.port].judge;
+  filter_ = feeds_[part.port].filter;
   ahead_ = feeds_[part.port].scan.fetched();
   rival_ = limit_ + 1;
   if (size_ > 1) rival_ = std::min(rival_, heap_[1].stamp);

@@ -40,7 +40,7 @@
 
 #include "block.h"
 #include "counters.h"
-#include "judge.h"
+#include "filter.h"
 #include "source.h"
 
 namespace pcapv3 {
@@ -66,7 +66,7 @@ class Merge {
   /// Takes in the port with the number `port`, below kMostPorts. What is given with it must live as
   /// long as packets are taken: its filter, and the counters, which get its late packets. False if
   /// memory is short.
-  bool add(unsigned port, Source& source, Counters& counters, const Judge& judge);
+  bool add(unsigned port, Source& source, Counters& counters, const UserlandFilter& filter);
   /// Takes a port out. Before the first look(), or after the last packet.
   void remove(unsigned port);
 
@@ -102,7 +102,7 @@ class Merge {
     PacketView packet() const { return front_.packet(); }
     /// Of its port.
     Counters& counters() const { return *counters_; }
-    const Judge& judge() const { return *judge_; }
+    const UserlandFilter& filter() const { return *filter_; }
     void next() {
       const Stamp walked = stamp_;
       ahead_ += front_.next();
@@ -132,7 +132,7 @@ class Merge {
       rival_ = merge_.rival_;
       ahead_ = merge_.ahead_;
       counters_ = merge_.counters_;
-      judge_ = merge_.judge_;
+      filter_ = merge_.filter_;
     }
 
     Merge& merge_;
@@ -141,7 +141,7 @@ class Merge {
     Stamp rival_;
     const std::uint8_t* ahead_;
     Counters* counters_;
-    const Judge* judge_;
+    const UserlandFilter* filter_;
   };
 
   /// Where the corrupt packet is, and of which port; what is left of its block is lost.
@@ -183,7 +183,7 @@ class Merge {
   struct Feed {
     Source* source = nullptr;
     Counters* counters = nullptr;
-    const Judge* judge = nullptr;
+    const UserlandFilter* filter = nullptr;
     unsigned open = 0;                     ///< Blocks opened and not yet given back.
     unsigned stretches[kOpenBlocks] = {};  ///< Not walked to the end, in each of them; what is not
                                            ///< scanned yet is one.
@@ -262,7 +262,7 @@ class Merge {
   Stamp rival_ = 0;  // from when on it may not be the oldest any more, or may not go
   const std::uint8_t* ahead_ = nullptr;  // what the scan will come to when as much was walked
   Counters* counters_ = nullptr;
-  const Judge* judge_ = nullptr;
+  const UserlandFilter* filter_ = nullptr;
   bool walking_ = false;
   bool corrupt_ = false;
 };

@@ -7,7 +7,7 @@
 namespace pcapv3 {
 
 bool Merged::add(unsigned ring, pcapv3_port& port, Source& source) {
-  if (!merge_.add(ring, source, port.counters(), port.plan().judge)) return false;
+  if (!merge_.add(ring, source, port.counters(), port.plan().filter)) return false;
   rings_[ring] = {&port, &source};
   count_ = std::max(count_, ring + 1);
   return true;

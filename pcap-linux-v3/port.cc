@@ -195,10 +195,10 @@ void pcapv3_port::refresh() {
   plan.interface = view.interface;
   plan.loopback = view.loopback;
   if (view.filter_here != 0) {
-    plan.judge.filter = host_.filter;
-    plan.judge.owner = handle_;
-    plan.judge.is_whole = view.filter_is_whole != 0;
-    if (view.filter_blocks != 0 && view.own_clock == 0) plan.judge.until = filter_set_;
+    plan.filter.run = host_.filter;
+    plan.filter.owner = handle_;
+    plan.filter.is_whole = view.filter_is_whole != 0;
+    if (view.filter_blocks != 0 && view.own_clock == 0) plan.filter.until = filter_set_;
   }
   blocks_.drop_filter();
   filtering_old_blocks_ = view.filter_blocks != 0;

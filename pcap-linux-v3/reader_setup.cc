@@ -180,7 +180,7 @@ void pcapv3_reader::remove_ports() {
 /// and two copies of each packet come on lo.
 void pcapv3_reader::follow() {
   pcapv3::Plan common;
-  pcapv3::Judge judge;
+  pcapv3::UserlandFilter filter;
   bool loopback = false;
   followed_ = 0;
   for (unsigned i = 0; i < ports_.count; ++i) {
@@ -188,11 +188,11 @@ void pcapv3_reader::follow() {
     followed_ += ports_.ports[i]->plan_version();
     common = plan;
     // Only has to be some filter: the ports' own are asked.
-    if (plan.judge.filter != nullptr) judge = plan.judge;
+    if (plan.filter.run != nullptr) filter = plan.filter;
     loopback |= plan.interface == plan.loopback;
   }
   if (!is_lone()) {
-    common.judge = judge;
+    common.filter = filter;
     if (loopback) common.interface = 0;
   }
   delivery_.follow(common);

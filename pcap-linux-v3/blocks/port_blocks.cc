@@ -52,15 +52,15 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
 
 /// Has the plan's filter run on a copy of the handle's. False, with a text in the port's error().
 bool PortBlocks::copy_filter(pcapv3_port& port, Plan& plan) {
-  if (plan.judge.filter == nullptr) return true;
+  if (plan.filter.run == nullptr) return true;
   if (program_ == nullptr) {
     unsigned count = 0;
     const bpf_insn* code = port.host().filter_code(port.handle(), &count);
     program_ = Program::copy(code, count);
     if (program_ == nullptr) return port.set_error("no memory for a block's filter");
   }
-  plan.judge.filter = port.host().run_filter;
-  plan.judge.owner = program_->code();
+  plan.filter.run = port.host().run_filter;
+  plan.filter.owner = program_->code();
   return true;
 }
 

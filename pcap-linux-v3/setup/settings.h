@@ -50,7 +50,7 @@ const char* find_setting(const char* const* environment, const char* name);
 const char* next_unknown(const char* const*& environment);
 
 /// Whether PCAPV3 asks for stock libpcap. A value that means nothing is left for Settings::read to
-/// judge.
+/// filter.
 bool switched_off();
 
 /// The environment settings are read from: empty in secure-execution mode (secure_getenv(3)), where

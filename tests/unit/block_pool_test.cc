@@ -139,8 +139,8 @@ TEST_CASE("a block outlives its port, and the filter that it was acquired with")
   const bpf_insn code[] = {{0, 0, 0, 1}, {0, 0, 0, 2}};
   Program* program = Program::copy(code, 2);
   REQUIRE(program != nullptr);
-  l.plan.judge.filter = has_low_bit;
-  l.plan.judge.owner = program->code();
+  l.plan.filter.run = has_low_bit;
+  l.plan.filter.owner = program->code();
   pcap_v3_block* first = l.acquire(0, program);
   pcap_v3_block* second = l.acquire(1, program);
   program->unref();

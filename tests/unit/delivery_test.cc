@@ -75,12 +75,12 @@ struct Port {
         Geometry{65536, 1, 8});
     std::memcpy(static_cast<void*>(ring->block(0)), block.desc(), 65536);
     source = std::make_unique<Source>(*ring);
-    return merge.add(number, *source, counters, judge);
+    return merge.add(number, *source, counters, filter);
   }
 
   TestBlock block{65536, kFrameHeadroom};
   Counters counters;
-  Judge judge;
+  UserlandFilter filter;
   std::unique_ptr<Ring> ring;
   std::unique_ptr<Source> source;
 };
@@ -303,7 +303,7 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
   seen.clear();
   tags.clear();
   Fixture f;
-  f.plan.judge.filter = [](void*, const std::uint8_t* bytes, std::uint32_t wire,
+  f.plan.filter.run = [](void*, const std::uint8_t* bytes, std::uint32_t wire,
                            std::uint32_t captured, int tagged, std::uint16_t tci) {
     seen.emplace_back(bytes, bytes + captured);
     tags.emplace_back(tagged != 0, tci);
@@ -319,11 +319,11 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
   CHECK(f.counters.filtered == 1);
 }
 
-TEST_CASE("a packet cut off after the kernel got the filter is not judged once more") {
+TEST_CASE("a packet cut off after the kernel got the filter is not filtered once more") {
   Fixture f;
-  f.plan.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
+  f.plan.filter.run = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
                            std::uint16_t) { return 0; };
-  f.plan.judge.until = stamp_of(5'000'000'000);
+  f.plan.filter.until = stamp_of(5'000'000'000);
   REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1500, .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .wire_length = 1500, .sec = 5, .nsec = 1}));
   REQUIRE(f.block.add({.bytes = frame(62), .sec = 5, .nsec = 1}));  // whole: it can be judged
@@ -332,12 +332,12 @@ TEST_CASE("a packet cut off after the kernel got the filter is not judged once m
   CHECK(f.counters.filtered == 2);
 }
 
-TEST_CASE("what only the kernel can judge is not judged here after it has") {
+TEST_CASE("what only the kernel can filter is not filtered here after it has") {
   Fixture f;
-  f.plan.judge.filter = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
+  f.plan.filter.run = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
                            std::uint16_t) { return 0; };
-  f.plan.judge.until = stamp_of(5'000'000'000);
-  f.plan.judge.is_whole = false;
+  f.plan.filter.until = stamp_of(5'000'000'000);
+  f.plan.filter.is_whole = false;
   REQUIRE(f.block.add({.bytes = frame(60), .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .sec = 5, .nsec = 1}));
   CHECK(f.run() == 1);

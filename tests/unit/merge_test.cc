@@ -118,7 +118,7 @@ class Fixture {
     for (unsigned i = 0; i < ports; ++i) {
       kernel.push_back(std::make_unique<KernelPort>(blocks));
       sources.emplace_back(kernel.back()->ring());
-      REQUIRE(merge.add(i, sources.back(), counters[i], judge));
+      REQUIRE(merge.add(i, sources.back(), counters[i], filter));
     }
   }
 
@@ -184,7 +184,7 @@ class Fixture {
   std::vector<std::unique_ptr<KernelPort>> kernel;
   std::deque<Source> sources;
   std::vector<Counters> counters;
-  Judge judge;
+  UserlandFilter filter;
   Merge merge;
   std::vector<Out> out;
   std::uint32_t next_number = 0;

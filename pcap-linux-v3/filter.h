@@ -13,19 +13,19 @@ namespace pcapv3 {
 /// Returns 0 if the packet is rejected.
 using PacketFilter = pcapv3_host_filter;
 
-struct Judge {
-  PacketFilter filter = nullptr;  ///< Null: the kernel's filter is all there is.
+struct UserlandFilter {
+  PacketFilter run = nullptr;  ///< Null: the kernel's filter is all there is.
   void* owner = nullptr;
   /// When the kernel got the filter: packets stamped later have passed it there, so that those
   /// which are cut off, maybe too short to be judged once more, are not.
   Stamp until = kEndOfTime;
-  /// Whether the filter here can judge all that the kernel's can. If not, whole packets stamped
+  /// Whether the filter here covers all that the kernel's can. If not, whole packets stamped
   /// later are left to the kernel too.
   bool is_whole = true;
 
   /// Whether a packet has to be judged here. `is_cut`: not all of its bytes are there.
-  bool concerns(Stamp stamp, bool is_cut) const {
-    return filter != nullptr && ((is_whole && !is_cut) || stamp <= until);
+  bool applies_to(Stamp stamp, bool is_cut) const {
+    return run != nullptr && ((is_whole && !is_cut) || stamp <= until);
   }
 };
 
