@@ -78,15 +78,15 @@ class FullRing {
 struct Port {
   explicit Port(const Plan& plan)
       : full(plan.link_header == LinkHeader::kFrame ? kFrameHeadroom : kCookedHeadroom),
-        source(full.ring()),
+        position(full.ring()),
         delivery(&never, counters) {
-    source.set_headroom(full.headroom());
+    position.set_headroom(full.headroom());
     delivery.follow(plan);
   }
 
   static inline const volatile std::sig_atomic_t never = 0;
   FullRing full;
-  Source source;
+  RingPosition position;
   Counters counters;
   Delivery delivery;
 };
@@ -103,9 +103,9 @@ constexpr int kAll = 1 << 30;
 
 /// Where callgrind is to count, and clocks are to run.
 [[gnu::noinline]] void measured_single(Port& port) {
-  while (port.source.open()) {
-    port.delivery.run(port.source.cursor(), kAll, count, nullptr);
-    port.source.close();
+  while (port.position.open()) {
+    port.delivery.run(port.position.cursor(), kAll, count, nullptr);
+    port.position.close();
   }
 }
 
@@ -116,7 +116,7 @@ constexpr int kAll = 1 << 30;
   for (;;) {
     for (unsigned i = 0; i < ports.size(); ++i) {
       while (merge.is_spent(i)) {
-        ports[i]->source.close();
+        ports[i]->position.close();
         merge.gave_back(i);
       }
     }
@@ -192,7 +192,7 @@ double run(const Scenario& scenario) {
     Merge merge;
     const UserlandFilter filter;
     for (unsigned i = 0; i < scenario.ports; ++i) {
-      if (!merge.add(i, ports[i]->source, ports[i]->counters, filter)) std::exit(EXIT_FAILURE);
+      if (!merge.add(i, ports[i]->position, ports[i]->counters, filter)) std::exit(EXIT_FAILURE);
     }
     start = seconds();
     // Long after the last stamp, so that all may go.

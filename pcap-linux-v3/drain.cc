@@ -2,26 +2,26 @@
 
 namespace pcapv3 {
 
-void set_ends(GracePeriod& grace_period, Source* const* sources, unsigned count, bool whole) {
+void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count, bool whole) {
   constexpr unsigned kMostSources = 64;
   // A mark is wrong only if it was made in the very moment in which the block was opened.
   constexpr int kAttempts = 3;
-  Source::Mark marks[kMostSources];
+  RingPosition::Mark marks[kMostSources];
   bool final = false;
   bool possible = grace_period.wait();
-  for (unsigned i = 0; i < count; ++i) marks[i] = sources[i]->mark();
+  for (unsigned i = 0; i < count; ++i) marks[i] = positions[i]->mark();
   for (int attempt = 0; possible && !final && attempt < kAttempts; ++attempt) {
     possible = grace_period.wait();
     final = possible;
     for (unsigned i = 0; i < count; ++i) {
-      if (sources[i]->is_final(marks[i])) continue;
-      marks[i] = sources[i]->mark();
+      if (positions[i]->is_final(marks[i])) continue;
+      marks[i] = positions[i]->mark();
       final = false;
     }
   }
   for (unsigned i = 0; i < count; ++i) {
     if (!final && !whole) marks[i].packets = 0;
-    sources[i]->set_end(marks[i], whole);
+    positions[i]->set_end(marks[i], whole);
   }
 }
 

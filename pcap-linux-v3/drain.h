@@ -8,14 +8,14 @@
 #pragma once
 
 #include "grace_period.h"
-#include "source.h"
+#include "ring_position.h"
 
 namespace pcapv3 {
 
-/// Has each of `count` sources, 64 at most, show what its ring holds and no more, until
-/// Source::clear_end(). With `whole`, the block that the kernel is filling counts to its end, and
+/// Has each of `count` positions, 64 at most, show what its ring holds and no more, until
+/// RingPosition::clear_end(). With `whole`, the block that the kernel is filling counts to its end, and
 /// comes when it is handed over; else it is read in place. Where no grace period is to be had, it
 /// is left out.
-void set_ends(GracePeriod& grace_period, Source* const* sources, unsigned count, bool whole);
+void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count, bool whole);
 
 }  // namespace pcapv3

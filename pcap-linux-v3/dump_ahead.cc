@@ -9,10 +9,10 @@ __thread unsigned pcapv3_dump_row __attribute__((tls_model("initial-exec")));
 
 namespace pcapv3 {
 
-int DumpAhead::deliver(Delivery& delivery, const Plan& plan, Source& source, int max,
+int DumpAhead::deliver(Delivery& delivery, const Plan& plan, RingPosition& position, int max,
                        pcap_handler callback, u_char* user) {
   constexpr int kMany = 64;
-  PacketCursor& cursor = source.cursor();
+  PacketCursor& cursor = position.cursor();
   const std::uint32_t left = cursor.left();
   const unsigned row = pcapv3_dump_row;
   // Where some can be rejected, the last packet at hand may not be delivered. (On "any" one copy of
@@ -20,9 +20,9 @@ int DumpAhead::deliver(Delivery& delivery, const Plan& plan, Source& source, int
   const bool may_reject = plan.filter.run != nullptr || plan.direction != PCAP_D_INOUT;
   int delivered = 0;
   if (dumps_all_ && !may_reject) {
-    const std::uint32_t followed = left - (source.has(1) ? 0 : 1);
-    const Ring& ring = source.ring();
-    const auto* const block = reinterpret_cast<const u_char*>(ring.block(source.index()));
+    const std::uint32_t followed = left - (position.has(1) ? 0 : 1);
+    const Ring& ring = position.ring();
+    const auto* const block = reinterpret_cast<const u_char*>(ring.block(position.index()));
     pcapv3_dump_run = {0, block, block + ring.geometry().block_bytes};
     delivered = delivery.run(cursor, std::min<int>(max - 1, static_cast<int>(followed)), callback,
                              user, &pcapv3_dump_run.header);

@@ -9,15 +9,15 @@
 #include <pcap/pcap.h>
 
 #include "delivery.h"
-#include "source.h"
+#include "ring_position.h"
 
 namespace pcapv3 {
 
 class DumpAhead {
  public:
-  /// Delivers up to `max` packets from the open block of `source`, by `plan`, which `delivery`
+  /// Delivers up to `max` packets from the open block of `position`, by `plan`, which `delivery`
   /// follows. Returns how many.
-  int deliver(Delivery& delivery, const Plan& plan, Source& source, int max, pcap_handler callback,
+  int deliver(Delivery& delivery, const Plan& plan, RingPosition& position, int max, pcap_handler callback,
               u_char* user);
 
  private:

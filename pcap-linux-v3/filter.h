@@ -1,4 +1,4 @@
-// The filter of a handle, for packets that have to be judged here because the kernel can't, or has
+// The filter of a handle, for packets that have to be filtered here because the kernel can't, or has
 // not yet: which packets that is. Running it is libpcap's.
 #pragma once
 
@@ -17,13 +17,13 @@ struct UserlandFilter {
   PacketFilter run = nullptr;  ///< Null: the kernel's filter is all there is.
   void* owner = nullptr;
   /// When the kernel got the filter: packets stamped later have passed it there, so that those
-  /// which are cut off, maybe too short to be judged once more, are not.
+  /// which are cut off, maybe too short to be filtered once more, are not.
   Stamp until = kEndOfTime;
   /// Whether the filter here covers all that the kernel's can. If not, whole packets stamped
   /// later are left to the kernel too.
   bool is_whole = true;
 
-  /// Whether a packet has to be judged here. `is_cut`: not all of its bytes are there.
+  /// Whether a packet has to be filtered here. `is_cut`: not all of its bytes are there.
   bool applies_to(Stamp stamp, bool is_cut) const {
     return run != nullptr && ((is_whole && !is_cut) || stamp <= until);
   }

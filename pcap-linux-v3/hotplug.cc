@@ -46,8 +46,8 @@ bool Hotplug::check(const WaitSet::Events& events, const Reading& reading) {
 /// Whether nothing is left in the ring of a port that is gone.
 bool Hotplug::is_read(unsigned index, const Reading& reading) {
   if (reading.acquires) {  // the merge has no block open, and is to open none
-    Source& source = ports_.ports[index]->source();
-    return !source.open() && (is_over() || !source.kernel_has_packets());
+    RingPosition& position = ports_.ports[index]->position();
+    return !position.open() && (is_over() || !position.kernel_has_packets());
   }
   Merge& merge = merged_->merge();
   if (!merge.done()) return false;
@@ -66,7 +66,7 @@ bool Hotplug::bind_again(unsigned index, const Reading& reading, bool& other_rin
   const bool is_back = host_.bind_again(handle_, index) == 0;
   if (is_back) {
     merged_->remove(index);
-    (void)merged_->add(index, port, port.source());
+    (void)merged_->add(index, port, port.position());
     other_ring = true;
   }
   if (!wait_.add(index, ports_.sockets[index])) unwatched_ |= bit;
@@ -86,7 +86,7 @@ bool Hotplug::may_have_blocks() const {
   if (!is_all_gone()) return true;
   if (is_over()) return false;
   for (unsigned i = 0; i < ports_.count; ++i) {
-    if (ports_.ports[i]->source().kernel_has_packets()) return true;
+    if (ports_.ports[i]->position().kernel_has_packets()) return true;
   }
   return false;
 }

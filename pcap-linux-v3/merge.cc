@@ -61,11 +61,11 @@ bool Merge::reserve_more(unsigned parts) {
   return true;
 }
 
-bool Merge::add(unsigned port, Source& source, Counters& counters, const UserlandFilter& filter) {
+bool Merge::add(unsigned port, RingPosition& position, Counters& counters, const UserlandFilter& filter) {
   ports_ = std::max(ports_, port + 1);
   if (!reserve(ports_ * kPartsAPort)) return false;
   feeds_[port] = Feed();
-  feeds_[port].source = &source;
+  feeds_[port].position = &position;
   feeds_[port].counters = &counters;
   feeds_[port].filter = &filter;
   return true;
@@ -113,12 +113,12 @@ void Merge::push(unsigned port, unsigned block, Stretch packets, Stamp stamp) {
 /// Opens the first block of a port that is not open yet.
 void Merge::open_block(Feed& feed) {
   const unsigned slot = feed.open++;
-  feed.source->begin(slot);
-  const tpacket_hdr_v1& header = feed.source->header(slot);
+  feed.position->begin(slot);
+  const tpacket_hdr_v1& header = feed.position->header(slot);
   feed.next_sequence = header.seq_num + 1;
   feed.stretches[slot] = 1;
   feed.newest[slot] = last_stamp(header);  // what the scan finds is added
-  if (feed.scanned == slot) feed.scan = feed.source->packets(slot);
+  if (feed.scanned == slot) feed.scan = feed.position->packets(slot);
 }
 
 /// Scans all ports until no packet that is not scanned yet can be older than the heap's top.
@@ -186,7 +186,7 @@ void Merge::scan_stretch(unsigned port) {
     --feed.stretches[slot];
   }
   feed.growing = kNoPart;
-  if (++feed.scanned != feed.open) scan = feed.source->packets(feed.scanned);
+  if (++feed.scanned != feed.open) scan = feed.position->packets(feed.scanned);
 }
 
 /// The front's first packet, stamped `walked`, was walked past; and it has no other, or one that
@@ -269,7 +269,7 @@ Merge::Corruption Merge::drop_corrupt() {
 void Merge::gave_back(unsigned port) {
   Feed& feed = feeds_[port];
   ++feed.given_back;
-  if (feed.source->begun(0) != 0) feed.next_sequence = 0;  // the same block comes once more
+  if (feed.position->begun(0) != 0) feed.next_sequence = 0;  // the same block comes once more
   --feed.open;
   --feed.scanned;
   for (unsigned slot = 0; slot < feed.open; ++slot) {
@@ -300,16 +300,16 @@ void Merge::look(std::uint64_t now_ns) {
   Stamp forced = 0;
   for (unsigned port = 0; port < ports_; ++port) {
     Feed& feed = feeds_[port];
-    if (feed.source == nullptr) continue;
-    const unsigned most = std::min(kOpenBlocks, feed.source->block_count());
-    while (feed.open < most && feed.source->has(feed.open)) {
+    if (feed.position == nullptr) continue;
+    const unsigned most = std::min(kOpenBlocks, feed.position->block_count());
+    while (feed.open < most && feed.position->has(feed.open)) {
       open_block(feed);
       scanned_ = 0;
     }
     find_complete(feed, now_ns);
     complete = std::min(complete, feed.complete);
     // Waiting must not make the ring overflow: when half of it is full, what is open may go.
-    if (feed.open != 0 && !one_interface_ && feed.source->has(feed.source->block_count() / 2)) {
+    if (feed.open != 0 && !one_interface_ && feed.position->has(feed.position->block_count() / 2)) {
       forced = std::max(forced, feed.newest[0]);
     }
   }
@@ -322,25 +322,25 @@ void Merge::look(std::uint64_t now_ns) {
 void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
   Stamp complete = 0;
   const Stamp now = stamp_of(now_ns);
-  feed.empty = feed.source->ends_before(feed.open);
+  feed.empty = feed.position->ends_before(feed.open);
   if (feed.empty) {
     feed.complete = kAlways;
     return;
   }
-  if (feed.open == feed.source->block_count() || feed.source->has(feed.open) ||
-      feed.source->is_part_before(feed.open)) {
+  if (feed.open == feed.position->block_count() || feed.position->has(feed.open) ||
+      feed.position->is_part_before(feed.open)) {
     // It is opened when the first one has been passed on, which so must not wait.
     complete = feed.newest[0];
   } else {
-    const tpacket_hdr_v1& header = feed.source->header(feed.open);
+    const tpacket_hdr_v1& header = feed.position->header(feed.open);
     // A block that the kernel has not opened anew has its old number and count. It is opened before
     // a packet comes to it.
     const bool anew = feed.next_sequence == 0 ||
                       __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
     feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) <=
-                              feed.source->begun(feed.open);
+                              feed.position->begun(feed.open);
     if (feed.empty) {
-      if (draining_ && !feed.source->has_end()) {
+      if (draining_ && !feed.position->has_end()) {
         feed.complete = kAlways;
         return;
       }
@@ -364,7 +364,7 @@ std::uint64_t Merge::ripe_ns() const {
   std::uint64_t wait = 0;
   for (unsigned port = 0; port < ports_; ++port) {
     const Feed& feed = feeds_[port];
-    if (feed.source == nullptr || feed.complete >= head) continue;
+    if (feed.position == nullptr || feed.complete >= head) continue;
     wait = std::max(wait, feed.empty ? disorder_ns() : window_ns_);
   }
   return ns_of(head) + wait;

@@ -41,7 +41,7 @@
 #include "block.h"
 #include "counters.h"
 #include "filter.h"
-#include "source.h"
+#include "ring_position.h"
 
 namespace pcapv3 {
 
@@ -66,14 +66,14 @@ class Merge {
   /// Takes in the port with the number `port`, below kMostPorts. What is given with it must live as
   /// long as packets are taken: its filter, and the counters, which get its late packets. False if
   /// memory is short.
-  bool add(unsigned port, Source& source, Counters& counters, const UserlandFilter& filter);
+  bool add(unsigned port, RingPosition& position, Counters& counters, const UserlandFilter& filter);
   /// Takes a port out. Before the first look(), or after the last packet.
   void remove(unsigned port);
 
   /// Opens what blocks the kernel has handed over, a few of each port at most, and finds how far
   /// the ports are complete. `now_ns` is CLOCK_REALTIME, as it was before this call.
   void look(std::uint64_t now_ns);
-  /// While it drains, the sources show no more than what they had when that began (source.h:
+  /// While it drains, the positions show no more than what they had when that began (ring_position.h:
   /// set_end): a port is complete when all of that is open, whatever the time is.
   void set_draining(bool draining) {
     draining_ = draining;
@@ -147,7 +147,7 @@ class Merge {
   /// Where the corrupt packet is, and of which port; what is left of its block is lost.
   struct Corruption {
     unsigned port;
-    unsigned ahead;       ///< The block, as Source counts from the oldest one.
+    unsigned ahead;       ///< The block, as RingPosition counts from the oldest one.
     PacketCursor cursor;  ///< At the packet.
   };
   Corruption drop_corrupt();
@@ -156,7 +156,7 @@ class Merge {
   bool is_spent(unsigned port) const {
     return feeds_[port].open > 0 && feeds_[port].stretches[0] == 0;
   }
-  /// It has been given back: the source has stepped on.
+  /// It has been given back: the position has stepped on.
   void gave_back(unsigned port);
 
   /// Whoever reads has taken a block that is not open here: what is known of the next is no more.
@@ -181,7 +181,7 @@ class Merge {
 
   /// A port.
   struct Feed {
-    Source* source = nullptr;
+    RingPosition* position = nullptr;
     Counters* counters = nullptr;
     const UserlandFilter* filter = nullptr;
     unsigned open = 0;                     ///< Blocks opened and not yet given back.

@@ -6,9 +6,9 @@
 
 namespace pcapv3 {
 
-bool Merged::add(unsigned ring, pcapv3_port& port, Source& source) {
-  if (!merge_.add(ring, source, port.counters(), port.plan().filter)) return false;
-  rings_[ring] = {&port, &source};
+bool Merged::add(unsigned ring, pcapv3_port& port, RingPosition& position) {
+  if (!merge_.add(ring, position, port.counters(), port.plan().filter)) return false;
+  rings_[ring] = {&port, &position};
   count_ = std::max(count_, ring + 1);
   return true;
 }
@@ -27,10 +27,10 @@ void Merged::release_spent() {
   for (unsigned i = 0; i < count_; ++i) {
     for (; merge_.is_spent(i); merge_.gave_back(i)) {
       const Ring& ring = rings_[i];
-      if (ring.source == &ring.port->source()) {
+      if (ring.position == &ring.port->position()) {
         ring.port->release_block();
       } else {
-        ring.source->close();
+        ring.position->close();
       }
     }
   }
@@ -38,7 +38,7 @@ void Merged::release_spent() {
 
 const char* Merged::drop_corrupt() {
   const auto [ring, ahead, cursor] = merge_.drop_corrupt();
-  return rings_[ring].port->count_corrupt(cursor, rings_[ring].source->index(ahead));
+  return rings_[ring].port->count_corrupt(cursor, rings_[ring].position->index(ahead));
 }
 
 bool Merged::is_closed() const {

@@ -22,9 +22,9 @@ class Merged {
   Merge& merge() { return merge_; }
   const Merge& merge() const { return merge_; }
 
-  /// Takes in `source` as ring number `ring`, whose packets are `port`'s. False if memory is short:
+  /// Takes in `position` as ring number `ring`, whose packets are `port`'s. False if memory is short:
   /// never for a ring that takes the place of one that was there.
-  bool add(unsigned ring, pcapv3_port& port, Source& source);
+  bool add(unsigned ring, pcapv3_port& port, RingPosition& position);
   void remove(unsigned ring);
 
   /// Looks for blocks, once what was read to the end has been released.
@@ -49,7 +49,7 @@ class Merged {
  private:
   struct Ring {
     pcapv3_port* port = nullptr;
-    Source* source = nullptr;  // the port's own, or of its frames
+    RingPosition* position = nullptr;  // the port's own, or of its frames
   };
 
   Merge merge_;

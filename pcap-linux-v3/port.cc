@@ -131,7 +131,7 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
   counters_.unwalked += blocks_.uncollected();
   counters_.outstanding = 0;
   blocks_.close(std::move(ring));  // which stays while they are
-  source_.restart();
+  position_.restart();
   lost_from_ = lost_to_ = 0;
   return true;
 }
@@ -165,7 +165,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
     errno = reason;
     return -1;
   }
-  source_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
+  position_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
   const pcapv3::Geometry& got = first_ring_ = ring_.geometry();
   debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,
               got.block_count, got.block_bytes / 1024,
@@ -216,7 +216,7 @@ void pcapv3_port::log_stock(const char* why) { debug_.line("%s: stock handle: %s
 void pcapv3_port::begin_read() {
   if (truncate_at_ != 0) {
     // Not before the first read: a program that sets a filter has done so by now, and the packets
-    // that had come before were judged by it whole.
+    // that had come before were filtered by it whole.
     options_.truncate_at(truncate_at_);
     truncate_at_ = 0;
   }
@@ -225,8 +225,8 @@ void pcapv3_port::begin_read() {
 }
 
 void pcapv3_port::release_block() {
-  const std::uint32_t packets = source_.header(0).num_pkts;
-  if (!source_.close()) return;
+  const std::uint32_t packets = position_.header(0).num_pkts;
+  if (!position_.close()) return;
   packets_in_blocks_ += packets;
   count_block();
 }
@@ -259,16 +259,16 @@ bool pcapv3_port::frozen_stats(pcap_stat& stats) const {
 }
 
 void pcapv3_port::before_count() {
-  if (source_.block_count() != 0) filling_ = source_.filling();
+  if (position_.block_count() != 0) filling_ = position_.filling();
 }
 
 void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
-  if (drops != 0 && source_.block_count() != 0) {
+  if (drops != 0 && position_.block_count() != 0) {
     // The kernel has forgotten these drops: blocks that it closes from now on do not tell of them.
     // It may have closed one or more since before_count().
     // What was told before stays told until it has been read.
-    if (lost_to_ < source_.header(0).seq_num) lost_from_ = filling_;
-    lost_to_ = source_.filling();
+    if (lost_to_ < position_.header(0).seq_num) lost_from_ = filling_;
+    lost_to_ = position_.filling();
   }
   counters_.received += packets;
   counters_.dropped += drops;

@@ -24,7 +24,7 @@
 #include "setup/log.h"
 #include "setup/settings.h"
 #include "setup/socket_options.h"
-#include "source.h"
+#include "ring_position.h"
 
 struct pcapv3_port {
  public:
@@ -67,9 +67,9 @@ struct pcapv3_port {
   const pcapv3::Settings& settings() const { return settings_; }
   pcapv3::Log& debug() { return debug_; }
   const pcapv3::Ring& ring() const { return ring_; }
-  pcapv3::Source& source() { return source_; }
-  const pcapv3::Source& source() const { return source_; }
-  unsigned unfinished_blocks() const { return source_.handed_over() + 1; }
+  pcapv3::RingPosition& position() { return position_; }
+  const pcapv3::RingPosition& position() const { return position_; }
+  unsigned unfinished_blocks() const { return position_.handed_over() + 1; }
 
   /// Looks at the handle again, and makes a new plan.
   void refresh();
@@ -130,7 +130,7 @@ struct pcapv3_port {
   pcapv3::Log stats_;
 
   pcapv3::Ring ring_;
-  pcapv3::Source source_{ring_};
+  pcapv3::RingPosition position_{ring_};
   pcapv3::PortBlocks blocks_;
   pcapv3::Geometry first_ring_;  // as that was got
   bool flow_hash_ = false;

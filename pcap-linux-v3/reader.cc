@@ -104,7 +104,7 @@ bool pcapv3_reader::has_more() {
 bool pcapv3_reader::keeps_packet() const {
   // For as long as a block is kept, the port's own socket calls itself readable (af_packet.c:
   // packet_poll): where the program selects on that, a block's last packet is not kept.
-  return !releases_at_once() || !ports_.ports[0]->source().cursor().done();
+  return !releases_at_once() || !ports_.ports[0]->position().cursor().done();
 }
 
 /// Follows the ports' plans if one has changed.
@@ -325,24 +325,24 @@ void pcapv3_reader::begin_drain(bool whole) {
   drained_seen_ = seen();
   drains_whole_ = whole;
   clear_ends();
-  pcapv3::Source* sources[pcapv3::PortSet::kMaxPorts];
-  for (unsigned i = 0; i < ports_.count; ++i) sources[i] = &ports_.ports[i]->source();
+  pcapv3::RingPosition* positions[pcapv3::PortSet::kMaxPorts];
+  for (unsigned i = 0; i < ports_.count; ++i) positions[i] = &ports_.ports[i]->position();
   break_.set_waiting(true);  // nothing but a signal handler runs on this thread meanwhile
-  pcapv3::set_ends(grace_period_, sources, ports_.count, whole);
+  pcapv3::set_ends(grace_period_, positions, ports_.count, whole);
   break_.set_waiting(false);
   if (kind_ == Kind::kMerged) merged_->merge().set_draining(true);
   if (kind_ == Kind::kTwoRings) two_->set_end();
 }
 
 void pcapv3_reader::clear_ends() {
-  for (unsigned i = 0; i < ports_.count; ++i) ports_.ports[i]->source().clear_end();
+  for (unsigned i = 0; i < ports_.count; ++i) ports_.ports[i]->position().clear_end();
   if (kind_ == Kind::kMerged) merged_->merge().set_draining(false);
   if (kind_ == Kind::kTwoRings) two_->clear_end();
 }
 
 bool pcapv3_reader::is_at_ends() const {
   for (unsigned i = 0; i < ports_.count; ++i) {
-    if (!ports_.ports[i]->source().at_end()) return false;
+    if (!ports_.ports[i]->position().at_end()) return false;
   }
   return true;
 }
@@ -414,7 +414,7 @@ pcapv3_reader::Waited pcapv3_reader::wait_by_host() {
   } else if (status != 0) {
     return Waited::kFailed;
   }
-  const bool over = *break_flag_ == 0 && !no_timeout_ && !ports_.ports[0]->source().open();
+  const bool over = *break_flag_ == 0 && !no_timeout_ && !ports_.ports[0]->position().open();
   return over ? Waited::kOver : Waited::kLook;
 }
 

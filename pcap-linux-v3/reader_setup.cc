@@ -125,7 +125,7 @@ bool pcapv3_reader::set_ports(unsigned count, pcapv3_port* const* ports, const i
   // First what can fail. A port that takes another's place needs no memory more.
   if (ports_.count == 0) {
     for (unsigned i = 0; i < count; ++i) {
-      if (!merged_->add(i, *ports[i], ports[i]->source())) {
+      if (!merged_->add(i, *ports[i], ports[i]->position())) {
         return error_.set("no memory to merge the ports in");
       }
     }
@@ -140,7 +140,7 @@ bool pcapv3_reader::set_ports(unsigned count, pcapv3_port* const* ports, const i
     if (ports_.count != 0) {
       wait_.remove(ports_.sockets[i]);
       merged_->remove(i);
-      (void)merged_->add(i, *ports[i], ports[i]->source());
+      (void)merged_->add(i, *ports[i], ports[i]->position());
     }
     ports_.ports[i] = ports[i];
     ports_.sockets[i] = sockets[i];

@@ -18,29 +18,29 @@ class Single {
   Ready ready() {
     // A block can be open and read to its end: by a read in the callback, or while the kernel was
     // filling it.
-    while (port_->source().open()) {
-      if (port_->source().cursor().corrupt()) return Ready::kCorrupt;
-      if (!port_->source().cursor().done()) return Ready::kPackets;
+    while (port_->position().open()) {
+      if (port_->position().cursor().corrupt()) return Ready::kCorrupt;
+      if (!port_->position().cursor().done()) return Ready::kPackets;
       port_->release_block();
     }
     return Ready::kNothing;
   }
   void release_spent() {
-    if (port_->source().is_open() && port_->source().cursor().done()) port_->release_block();
+    if (port_->position().is_open() && port_->position().cursor().done()) port_->release_block();
   }
   int deliver(Delivery& delivery, int max, pcap_handler callback, u_char* user) {
-    return dump_.deliver(delivery, port_->plan(), port_->source(), max, callback, user);
+    return dump_.deliver(delivery, port_->plan(), port_->position(), max, callback, user);
   }
   /// Returns the error's text.
   const char* drop_corrupt() {
     const char* const text =
-        port_->count_corrupt(port_->source().cursor(), port_->source().index());
+        port_->count_corrupt(port_->position().cursor(), port_->position().index());
     port_->release_block();
     return text;
   }
   /// The packets of the open block; null if there are none.
   PacketCursor* open_packets() const {
-    PacketCursor& cursor = port_->source().cursor();
+    PacketCursor& cursor = port_->position().cursor();
     return cursor.has_packet() ? &cursor : nullptr;
   }
 

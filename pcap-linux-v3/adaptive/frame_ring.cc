@@ -151,7 +151,7 @@ unsigned FrameRing::came() const {
   return count;
 }
 
-unsigned FrameRing::drop_copies(const Source& blocks, unsigned ahead, Stamp until) {
+unsigned FrameRing::drop_copies(const RingPosition& blocks, unsigned ahead, Stamp until) {
   const unsigned count = came();
   unsigned copies = 0;
   for (; count != 0 && ahead < blocks.block_count(); ++ahead) {

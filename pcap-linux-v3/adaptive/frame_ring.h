@@ -17,7 +17,7 @@
 
 #include "adaptive/aside.h"
 #include "ring.h"
-#include "source.h"
+#include "ring_position.h"
 
 namespace pcapv3 {
 
@@ -25,7 +25,7 @@ class FrameRing {
  public:
   /// Packets are promised `headroom` bytes in front of their bytes.
   explicit FrameRing(std::uint32_t headroom) : headroom_(headroom) {
-    source_.set_headroom(headroom);
+    position_.set_headroom(headroom);
   }
   ~FrameRing();
   FrameRing(const FrameRing&) = delete;
@@ -41,7 +41,7 @@ class FrameRing {
   void create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
   /// Waits until it is made. False, with errno, if it can't be had.
   bool wait_until_made();
-  /// Begins to close it: nothing of it is used any more but the source, which is empty.
+  /// Begins to close it: nothing of it is used any more but the position, which is empty.
   void close();
   /// Takes over `frames`, made by mmap(2): `count` frames that no socket fills.
   bool adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes);
@@ -62,23 +62,23 @@ class FrameRing {
   /// Drops of these all that `blocks` has a copy of, in the blocks from `ahead` on and in the one
   /// that the kernel is filling. Returns how many. What is stamped after `until`, if not by chance,
   /// is no copy: that counts for frames that are all alike. (pair.h)
-  unsigned drop_copies(const Source& blocks, unsigned ahead, Stamp until);
+  unsigned drop_copies(const RingPosition& blocks, unsigned ahead, Stamp until);
   /// Drops all of them, and holds all frames as at first. No more come.
   void drop_all();
 
-  /// Moves frames that have come into a block of the source. Returns how many.
+  /// Moves frames that have come into a block of the position. Returns how many.
   unsigned take();
   /// Whether there is a frame that take() would move; and whether anything is left to be read.
   bool has_frame() const { return quota_ != 0 && held_ < frame_count_ && is_ours(next_); }
-  bool has_packets() const { return has_frame() || source_.has(0); }
+  bool has_packets() const { return has_frame() || position_.has(0); }
 
   /// For a drain: has take() move the frames that are there now and no more, until clear_end().
   void set_end();
   void clear_end() { quota_ = kNoQuota; }
 
   /// The blocks they were moved into, numbered and stamped as the kernel's.
-  Source& source() { return source_; }
-  const Source& source() const { return source_; }
+  RingPosition& position() { return position_; }
+  const RingPosition& position() const { return position_; }
 
  private:
   static constexpr unsigned kBlocks = 4;
@@ -113,8 +113,8 @@ class FrameRing {
   bool holding_ = true;
   bool used_ = false;
   Ring staged_;
-  Source source_{staged_};
-  unsigned filling_ = 0;  // block of the source
+  RingPosition position_{staged_};
+  unsigned filling_ = 0;  // block of the position
   std::uint64_t sequence_ = 0;
   Aside aside_;  // last: its thread uses the others
 };

@@ -11,7 +11,7 @@
 #include "clock.h"
 #include "ring.h"
 #include "setup/fanout.h"
-#include "source.h"
+#include "ring_position.h"
 
 namespace pcapv3 {
 namespace {
@@ -56,25 +56,25 @@ void Pair::stop_waking(const Ring& ring) {
   if (kept >= 0 && !maker_.is_other()) ring.let_go(static_cast<unsigned>(kept));
 }
 
-Pair::Joining Pair::join(int blocks, FrameRing& frames, const Source& source, bool loopback,
+Pair::Joining Pair::join(int blocks, FrameRing& frames, const RingPosition& position, bool loopback,
                          Counts& counts) {
   unsigned state = state_.load();
   do {
     if ((state & (kJoining | kEnding)) != 0) return Joining::kFailed;
   } while (!state_.compare_exchange_weak(state, state | kJoining));
-  const Joining joining = join_now(blocks, frames, source, loopback, counts);
+  const Joining joining = join_now(blocks, frames, position, loopback, counts);
   const int reason = errno;
   if (joining != Joining::kDone) {
     state_.fetch_and(~kJoining);
   } else if ((state_.fetch_xor(kJoining | kJoined) & kEnding) != 0) {
     // Meanwhile another thread has asked for the end, and left it to this one.
-    end(blocks, source.ring(), true);
+    end(blocks, position.ring(), true);
   }
   errno = reason;
   return joining;
 }
 
-Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const Source& source, bool loopback,
+Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const RingPosition& position, bool loopback,
                              Counts& counts) {
   sock_filter code[BPF_MAXINSNS] = {};
   sock_fprog filter = {BPF_MAXINSNS, code};
@@ -93,8 +93,8 @@ Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const Source& source
   grouped_ = true;
 
   unsigned ahead = 0;
-  while (ahead < source.block_count() && source.has(ahead)) ++ahead;
-  if (ahead >= source.block_count() / 2) {
+  while (ahead < position.block_count() && position.has(ahead)) ++ahead;
+  if (ahead >= position.block_count() / 2) {
     // Less than all of the ring can be used from then on (port.cc: relieve).
     errno = EBUSY;
     return Joining::kLater;
@@ -119,7 +119,7 @@ Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const Source& source
   if (joining != Joining::kDone) (void)shut(frames.socket());
   const bool settled = wait_for_grace(frames.socket());
   if (joining == Joining::kDone) {
-    const unsigned copies = frames.drop_copies(source, ahead, stamp_of(joined_ns + kOnItsWayNs));
+    const unsigned copies = frames.drop_copies(position, ahead, stamp_of(joined_ns + kOnItsWayNs));
     counts = take_counts(frames.socket());
     counts.packets += before.packets - before.drops;
     counts.packets -= std::min(counts.packets, copies);

@@ -56,8 +56,8 @@ bool TwoRings::has_made_frames() {
 
 bool TwoRings::open(int socket, WaitSet& wait, ErrorText& error) {
   merged_.merge().set_one_interface();
-  if (!merged_.add(kBlocks, port_, port_.source()) ||
-      !merged_.add(kFrames, port_, frames_->source())) {
+  if (!merged_.add(kBlocks, port_, port_.position()) ||
+      !merged_.add(kFrames, port_, frames_->position())) {
     return error.set("no memory to merge two rings in");
   }
   if (!wait.add(0, socket) || !wait.add(0, frames_->socket())) {
@@ -123,7 +123,7 @@ bool TwoRings::join(int socket) {
   const Plan& plan = port_.plan();
   const Pair::Joining joining =
       copy_stamps(socket, frames_->socket())
-          ? pair_.join(socket, *frames_, port_.source(),
+          ? pair_.join(socket, *frames_, port_.position(),
                        plan.interface > 0 && plan.interface == plan.loopback, counts)
           : Pair::Joining::kFailed;
   if (joining == Pair::Joining::kFailed) {
@@ -165,7 +165,7 @@ Ready TwoRings::ready(bool draining) {
 /// Takes frames in, and finds a block that can be read past the merge: the oldest of one ring, when
 /// there is nothing in the other. False if the merge has to be asked.
 bool TwoRings::find_direct(bool draining) {
-  Source& blocks = port_.source();
+  RingPosition& blocks = port_.position();
   const Merge& merge = merged_.merge();
   // Before the frames: what is in the block came after all frames that are not there yet.
   const bool has_block = blocks.has(0);
@@ -176,12 +176,12 @@ bool TwoRings::find_direct(bool draining) {
   }
   if (draining || !merge.is_closed(kBlocks)) return false;
   if (frames_ != nullptr && !merge.is_closed(kFrames)) return false;
-  if (frames_ == nullptr || !frames_->source().has(0)) {
+  if (frames_ == nullptr || !frames_->position().has(0)) {
     if (!has_block) return false;
     direct_ = &blocks;
   } else {
     if (has_block || blocks.has(0) || blocks.kernel_has_packets()) return false;
-    direct_ = &frames_->source();
+    direct_ = &frames_->position();
   }
   merged_.merge().bypassed(direct_ == &blocks ? kBlocks : kFrames, direct_->header(0));
   return direct_->open();
@@ -189,7 +189,7 @@ bool TwoRings::find_direct(bool draining) {
 
 int TwoRings::deliver(Delivery& delivery, int max, pcap_handler callback, u_char* user) {
   if (direct_ == nullptr) return merged_.deliver(delivery, max, callback, user);
-  if (direct_ != &port_.source()) return delivery.run(direct_->cursor(), max, callback, user);
+  if (direct_ != &port_.position()) return delivery.run(direct_->cursor(), max, callback, user);
   return dump_.deliver(delivery, port_.plan(), *direct_, max, callback, user);
 }
 
@@ -201,11 +201,11 @@ void TwoRings::release_spent() {
 void TwoRings::release_direct() {
   if (direct_ == nullptr || !direct_->cursor().done()) return;
   hold_old_filter();
-  Source* const source = std::exchange(direct_, nullptr);
-  if (source == &port_.source()) {
+  RingPosition* const position = std::exchange(direct_, nullptr);
+  if (position == &port_.position()) {
     port_.release_block();
   } else {
-    source->close();
+    position->close();
   }
 }
 
@@ -224,13 +224,13 @@ void TwoRings::hold_old_filter() {
 
 bool TwoRings::has_more() const {
   if (!merged_.merge().done() || merged_.merge().holds()) return true;
-  return has_more(port_.source()) ||
-         (frames_ != nullptr && (has_more(frames_->source()) || frames_->has_frame()));
+  return has_more(port_.position()) ||
+         (frames_ != nullptr && (has_more(frames_->position()) || frames_->has_frame()));
 }
 
-bool TwoRings::has_more(const Source& source) const {
-  if (direct_ != &source) return source.has(0);
-  return !source.cursor().done() || source.has(1);
+bool TwoRings::has_more(const RingPosition& position) const {
+  if (direct_ != &position) return position.has(0);
+  return !position.cursor().done() || position.has(1);
 }
 
 bool TwoRings::leave_packets() {
@@ -239,7 +239,7 @@ bool TwoRings::leave_packets() {
   // To be asked before whether it has packets: none comes after that.
   const bool frames_ended = frames_ != nullptr && pair_.is_ended();
   // The rest of a block can be acquired; but only then is it nobody's.
-  const bool left = (direct_ != nullptr && direct_ != &port_.source()) || !merged_.is_closed() ||
+  const bool left = (direct_ != nullptr && direct_ != &port_.position()) || !merged_.is_closed() ||
                     (frames_ != nullptr && frames_->has_packets());
   if (left) return false;
   direct_ = nullptr;
@@ -281,7 +281,7 @@ void TwoRings::take_frames(std::uint64_t now_ns) {
     return;
   }
   const bool busy = pace_.busy();
-  if (busy && port_.source().has(0)) return;  // it lags behind: the clock says nothing
+  if (busy && port_.position().has(0)) return;  // it lags behind: the clock says nothing
   const bool full = came >= frames_->frame_count() - frames_->frame_count() / 4;
   std::uint64_t packets = came;
   if (busy) {
@@ -313,7 +313,7 @@ void TwoRings::consider_blocks_only(std::uint64_t now_ns) {
   constexpr unsigned kMostRings = 20;  // filled in that time: one lasts for 50 ms at least
   if (now_ns - busy_since_ns_ < kAfterNs) return;
   const std::uint64_t blocks = port_.counters().blocks;
-  bypassed_ = blocks - busy_since_block_ <= kMostRings * port_.source().block_count() &&
+  bypassed_ = blocks - busy_since_block_ <= kMostRings * port_.position().block_count() &&
               choose_blocks(frames_->socket());
   busy_since_ns_ = now_ns;
   busy_since_block_ = blocks;
@@ -328,7 +328,7 @@ std::uint64_t TwoRings::left_ns(std::uint64_t now_ns) const {
 /// quarter of the ring was free, and passes on nothing from the ring of frames until poll(2) finds
 /// that there is more (af_packet.c: fanout_demux_rollover, packet_rcv_try_clear_pressure).
 void TwoRings::clear_pressure() {
-  const bool half_full = port_.source().has(port_.source().block_count() / 2);
+  const bool half_full = port_.position().has(port_.position().block_count() / 2);
   if (!half_full && !pressed_) return;
   pressed_ = half_full;
   pollfd look = {socket_, POLLIN, 0};

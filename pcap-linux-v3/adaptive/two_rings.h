@@ -100,7 +100,7 @@ class TwoRings {
   static constexpr unsigned kFrames = 1;
 
   bool join(int socket);
-  bool has_more(const Source& source) const;
+  bool has_more(const RingPosition& position) const;
   bool find_direct(bool draining);
   void take_frames(std::uint64_t now_ns);
   void consider_blocks_only(std::uint64_t now_ns);
@@ -113,7 +113,7 @@ class TwoRings {
   FrameRing* frames_ = nullptr;
   Pair pair_;
   Merged merged_;
-  Source* direct_ = nullptr;  // whose block is read past the merge
+  RingPosition* direct_ = nullptr;  // whose block is read past the merge
   DumpAhead dump_;
   WaitSet* wait_ = nullptr;
   int socket_ = -1;  // the port's

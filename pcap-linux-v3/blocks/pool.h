@@ -6,7 +6,7 @@
 // (acquired_block.h).
 //
 // The slot of an outstanding block keeps its TP_STATUS_USER; its number says that it must not be
-// read once more (source.h). Between the thread that releases a block and the one that acquires the
+// read once more (ring_position.h). Between the thread that releases a block and the one that acquires the
 // same slot again, the block's status orders all other memory, the private area included: it is
 // stored with release here and loaded with acquire there (ring.h), by way of the kernel.
 #pragma once

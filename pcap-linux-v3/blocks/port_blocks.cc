@@ -14,11 +14,11 @@ bool PortBlocks::prepare(pcapv3_port& port) {
 }
 
 int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block) {
-  Source& source = port.source();
-  while (source.open()) {
-    const PacketCursor& cursor = source.cursor();
+  RingPosition& position = port.position();
+  while (position.open()) {
+    const PacketCursor& cursor = position.cursor();
     if (cursor.corrupt()) {
-      port.count_corrupt(cursor, source.index());
+      port.count_corrupt(cursor, position.index());
       port.release_block();
       return PCAP_ERROR;
     }
@@ -28,7 +28,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     }
     Plan plan = port.plan();
     if (!prepare(port) || !copy_filter(port, plan)) return PCAP_ERROR;
-    const tpacket_hdr_v1& header = source.header(0);
+    const tpacket_hdr_v1& header = position.header(0);
     const bool losing = (header.block_status & TP_STATUS_LOSING) != 0;
     pcap_v3_info info{};
     info.first.tv_sec = cursor.packet().header().tp_sec;
@@ -40,8 +40,8 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     info.lost = losing || port.may_have_lost(header.seq_num) ? 1 : 0;
     info.port = place;
     info.ifindex = plan.interface > 0 ? plan.interface : 0;
-    *block = pool_->acquire(source.index(), cursor, plan, program_, info);
-    source.lend();
+    *block = pool_->acquire(position.index(), cursor, plan, program_, info);
+    position.lend();
     port.count_block();
     // The kernel says so until it is asked for its counts.
     if (losing) port.host().count(port.handle());

@@ -74,15 +74,15 @@ struct Port {
         mmap(nullptr, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
         Geometry{65536, 1, 8});
     std::memcpy(static_cast<void*>(ring->block(0)), block.desc(), 65536);
-    source = std::make_unique<Source>(*ring);
-    return merge.add(number, *source, counters, filter);
+    position = std::make_unique<RingPosition>(*ring);
+    return merge.add(number, *position, counters, filter);
   }
 
   TestBlock block{65536, kFrameHeadroom};
   Counters counters;
   UserlandFilter filter;
   std::unique_ptr<Ring> ring;
-  std::unique_ptr<Source> source;
+  std::unique_ptr<RingPosition> position;
 };
 
 /// An Ethernet frame: two addresses, a type, a payload.
@@ -326,7 +326,7 @@ TEST_CASE("a packet cut off after the kernel got the filter is not filtered once
   f.plan.filter.until = stamp_of(5'000'000'000);
   REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1500, .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .wire_length = 1500, .sec = 5, .nsec = 1}));
-  REQUIRE(f.block.add({.bytes = frame(62), .sec = 5, .nsec = 1}));  // whole: it can be judged
+  REQUIRE(f.block.add({.bytes = frame(62), .sec = 5, .nsec = 1}));  // whole: it can be filtered
   CHECK(f.run() == 1);
   CHECK(f.got.at(0).header.caplen == 61);
   CHECK(f.counters.filtered == 2);

@@ -66,13 +66,13 @@ class TestFrames {
   /// Reads all that was taken in: the stamps.
   std::vector<std::uint32_t> read() {
     std::vector<std::uint32_t> stamps;
-    while (ring_.source().open()) {
-      PacketCursor& cursor = ring_.source().cursor();
+    while (ring_.position().open()) {
+      PacketCursor& cursor = ring_.position().cursor();
       for (; cursor.has_packet(); cursor.next()) {
         stamps.push_back(cursor.packet().header().tp_nsec);
       }
       REQUIRE_FALSE(cursor.corrupt());
-      ring_.source().close();
+      ring_.position().close();
     }
     return stamps;
   }
@@ -102,8 +102,8 @@ TEST_CASE("a frame becomes a packet in a block, and the kernel's again at once")
   CHECK(frames.ring().has_packets());
   CHECK(frames.ring().take() == 1);
   CHECK(frames.room() == 8);
-  REQUIRE(frames.ring().source().open());
-  const PacketView packet = frames.ring().source().cursor().packet();
+  REQUIRE(frames.ring().position().open());
+  const PacketView packet = frames.ring().position().cursor().packet();
   const tpacket3_hdr& h = packet.header();
   CHECK(packet.stamp() == (Stamp{1} << 32 | 9));
   CHECK(h.tp_snaplen == 100);
@@ -163,16 +163,16 @@ TEST_CASE("no more blocks are made than a merge can hold, and the rest is announ
     REQUIRE(frames.fill(10 + i));
     CHECK(frames.ring().take() == (i < 2 ? 1 : 0));
   }
-  Source& source = frames.ring().source();
-  CHECK(source.has(1));
-  CHECK_FALSE(source.has(2));
-  const tpacket_hdr_v1& next = source.header(2);
-  CHECK(next.seq_num == source.header(1).seq_num + 1);
+  RingPosition& position = frames.ring().position();
+  CHECK(position.has(1));
+  CHECK_FALSE(position.has(2));
+  const tpacket_hdr_v1& next = position.header(2);
+  CHECK(next.seq_num == position.header(1).seq_num + 1);
   CHECK(next.num_pkts != 0);
   CHECK(next.ts_first_pkt.ts_nsec == 12);
   CHECK(frames.read() == std::vector<std::uint32_t>{10, 11});
   CHECK(frames.ring().take() == 2);
-  CHECK(source.header(1).num_pkts == 0);
+  CHECK(position.header(1).num_pkts == 0);
   CHECK(frames.read() == std::vector<std::uint32_t>{12, 13});
 }
 
@@ -184,7 +184,7 @@ TEST_CASE("a block that is full leaves the rest for the next") {
   const unsigned first = frames.ring().take();
   CHECK(first < kCount);
   CHECK(first > kCount / 4);
-  CHECK(frames.ring().source().header(1).num_pkts != 0);
+  CHECK(frames.ring().position().header(1).num_pkts != 0);
   unsigned taken = first;
   std::vector<std::uint32_t> stamps = frames.read();
   while (const unsigned more = frames.ring().take()) {
@@ -212,8 +212,8 @@ TEST_CASE("a frame whose bytes are not in it is corrupt, not read") {
     frames.header(1).tp_mac = mac;
     frames.header(1).tp_snaplen = bytes;
     CHECK(frames.ring().take() == 2);
-    REQUIRE(frames.ring().source().open());
-    PacketCursor& cursor = frames.ring().source().cursor();
+    REQUIRE(frames.ring().position().open());
+    PacketCursor& cursor = frames.ring().position().cursor();
     REQUIRE(cursor.has_packet());
     cursor.next();
     CHECK(cursor.corrupt());
@@ -247,14 +247,14 @@ class TestCopies {
       }
       std::memcpy(static_cast<void*>(ring_.block(i)), block.desc(), geometry_.block_bytes);
     }
-    source_.set_headroom(kHeadroom);
+    position_.set_headroom(kHeadroom);
   }
-  const Source& source() const { return source_; }
+  const RingPosition& position() const { return position_; }
 
  private:
   Geometry geometry_{4096, 4, 10};
   Ring ring_;
-  Source source_{ring_};
+  RingPosition position_{ring_};
 };
 
 constexpr Stamp at(std::uint32_t nsec) { return Stamp{1} << 32 | nsec; }
@@ -268,7 +268,7 @@ TEST_CASE("frames that the blocks have a copy of are dropped") {
   // Also out of order, and behind what may come.
   const TestCopies copies({{10, 21}, {42, 31}, {70}});
   CHECK(frames.ring().came() == 5);
-  CHECK(frames.ring().drop_copies(copies.source(), 0, at(25)) == 3);
+  CHECK(frames.ring().drop_copies(copies.position(), 0, at(25)) == 3);
   CHECK(frames.ring().take() == 2);
   CHECK(frames.read() == std::vector<std::uint32_t>{50, 60});
   CHECK(frames.room() == 8);
@@ -281,7 +281,7 @@ TEST_CASE("a copy can be in the block that the kernel is filling, and in none be
     frames.ring().let_go();
     for (const std::uint32_t nsec : {20u, 30u}) REQUIRE(frames.fill(nsec));
     const TestCopies copies(std::vector<std::vector<std::uint32_t>>{{21}, {31}});
-    CHECK(frames.ring().drop_copies(copies.source(), ahead, at(100)) == 2 - ahead);
+    CHECK(frames.ring().drop_copies(copies.position(), ahead, at(100)) == 2 - ahead);
     CHECK(frames.ring().take() == ahead);
     CHECK(frames.read().size() == ahead);
   }
@@ -297,7 +297,7 @@ TEST_CASE("frames that are all alike lose as many as there are copies") {
   }
   // One from before, three copies, and two that found no frame free.
   const TestCopies copies({{11, 21, 31}, {41, 71, 81}}, 9);
-  CHECK(frames.ring().drop_copies(copies.source(), 0, at(60)) == 3);
+  CHECK(frames.ring().drop_copies(copies.position(), 0, at(60)) == 3);
   CHECK(frames.ring().take() == 1);
   CHECK(frames.read() == std::vector<std::uint32_t>{50});
 }

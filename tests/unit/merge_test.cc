@@ -117,8 +117,8 @@ class Fixture {
     counters.resize(ports);
     for (unsigned i = 0; i < ports; ++i) {
       kernel.push_back(std::make_unique<KernelPort>(blocks));
-      sources.emplace_back(kernel.back()->ring());
-      REQUIRE(merge.add(i, sources.back(), counters[i], filter));
+      positions.emplace_back(kernel.back()->ring());
+      REQUIRE(merge.add(i, positions.back(), counters[i], filter));
     }
   }
 
@@ -132,7 +132,7 @@ class Fixture {
   void look(std::uint64_t now) {
     for (unsigned i = 0; i < kernel.size(); ++i) {
       while (merge.is_spent(i)) {
-        sources[i].close();
+        positions[i].close();
         merge.gave_back(i);
       }
     }
@@ -165,12 +165,12 @@ class Fixture {
   /// What the rings hold now comes out, what the kernel's blocks hold too; it is given up after
   /// `in_all` packets.
   void drain(std::uint64_t now, unsigned in_all = ~0u) {
-    for (Source& source : sources) source.set_end(source.mark());
+    for (RingPosition& position : positions) position.set_end(position.mark());
     merge.set_draining(true);
     read(now, ~0u, in_all);
     for (unsigned i = 0; i < kernel.size(); ++i) {
-      for (; merge.is_spent(i); merge.gave_back(i)) sources[i].close();
-      sources[i].clear_end();
+      for (; merge.is_spent(i); merge.gave_back(i)) positions[i].close();
+      positions[i].clear_end();
     }
     merge.set_draining(false);
   }
@@ -182,7 +182,7 @@ class Fixture {
   }
 
   std::vector<std::unique_ptr<KernelPort>> kernel;
-  std::deque<Source> sources;
+  std::deque<RingPosition> positions;
   std::vector<Counters> counters;
   UserlandFilter filter;
   Merge merge;

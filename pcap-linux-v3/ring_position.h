@@ -4,11 +4,11 @@
 // reader of one port opens one after the other; a merge (merge.h) also looks at those behind.
 //
 // A block can also be lent to the program (blocks/pool.h), which gives it back by itself. When the
-// source comes round to it before, it looks like one that the kernel has handed over, and only its
+// position comes round to it before, it looks like one that the kernel has handed over, and only its
 // number, which grows from block to block, tells that it is not.
 //
 // What the kernel has put into the block that it is filling can be read in place once it is final
-// (grace_period.h): mark() says how far the ring is filled, and set_end() has the source show that
+// (grace_period.h): mark() says how far the ring is filled, and set_end() has the position show that
 // much and no more. Such a block is the kernel's still: it is not given back, and read on from
 // where it was left when the kernel has handed it over.
 #pragma once
@@ -20,10 +20,10 @@
 
 namespace pcapv3 {
 
-class Source {
+class RingPosition {
  public:
   /// `ring` may be created later, but before anything else here is called.
-  explicit Source(Ring& ring) : ring_(ring) {}
+  explicit RingPosition(Ring& ring) : ring_(ring) {}
 
   /// Begins anew: the ring is another one.
   void restart() {

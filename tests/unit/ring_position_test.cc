@@ -1,5 +1,5 @@
 // The place in a ring: blocks in order, round and round, none before the kernel hands it over.
-#include "pcap-linux-v3/source.h"
+#include "pcap-linux-v3/ring_position.h"
 
 #include <sys/mman.h>
 
@@ -45,94 +45,94 @@ class TestRing {
 
 }  // namespace
 
-TEST_CASE("a source over a ring that holds nothing has no block") {
+TEST_CASE("a position over a ring that holds nothing has no block") {
   TestRing ring(3);
-  Source source(ring.ring());
-  CHECK_FALSE(source.open());
-  CHECK(source.index() == 0);
+  RingPosition position(ring.ring());
+  CHECK_FALSE(position.open());
+  CHECK(position.index() == 0);
 }
 
 TEST_CASE("a block is the reader's until it is closed") {
   TestRing ring(3);
-  Source source(ring.ring());
+  RingPosition position(ring.ring());
   ring.hand_over(0, 2, 10);
-  REQUIRE(source.open());
-  CHECK(source.cursor().left() == 2);
-  source.cursor().next();
-  REQUIRE(source.open());  // the same block, where it was left
-  CHECK(source.cursor().left() == 1);
+  REQUIRE(position.open());
+  CHECK(position.cursor().left() == 2);
+  position.cursor().next();
+  REQUIRE(position.open());  // the same block, where it was left
+  CHECK(position.cursor().left() == 1);
   CHECK_FALSE(ring.is_kernels(0));
-  source.close();
+  position.close();
   CHECK(ring.is_kernels(0));
-  CHECK(source.index() == 1);
-  CHECK_FALSE(source.open());
+  CHECK(position.index() == 1);
+  CHECK_FALSE(position.open());
 }
 
 TEST_CASE("blocks are read in ring order and again from the first") {
   TestRing ring(3);
-  Source source(ring.ring());
+  RingPosition position(ring.ring());
   std::uint8_t number = 0;
   for (unsigned round = 0; round < 7; ++round) {
     ring.hand_over(round % 3, 1, number);
-    REQUIRE(source.open());
-    CHECK(source.cursor().packet().bytes()[0] == number++);
-    source.close();
+    REQUIRE(position.open());
+    CHECK(position.cursor().packet().bytes()[0] == number++);
+    position.close();
   }
-  CHECK(source.index() == 1);
+  CHECK(position.index() == 1);
 }
 
 TEST_CASE("a later block waits for its turn") {
   TestRing ring(3);
-  Source source(ring.ring());
+  RingPosition position(ring.ring());
   ring.hand_over(1, 1, 1);
-  CHECK_FALSE(source.open());
+  CHECK_FALSE(position.open());
   ring.hand_over(0, 1, 0);
-  REQUIRE(source.open());
-  source.close();
-  REQUIRE(source.open());
-  CHECK(source.cursor().packet().bytes()[0] == 1);
+  REQUIRE(position.open());
+  position.close();
+  REQUIRE(position.open());
+  CHECK(position.cursor().packet().bytes()[0] == 1);
 }
 
 TEST_CASE("a status other than the kernel's with bits beside it is a block handed over") {
   TestRing ring(2);
-  Source source(ring.ring());
+  RingPosition position(ring.ring());
   ring.hand_over(0, 1, 0);
   ring.ring().block(0)->hdr.bh1.block_status = TP_STATUS_USER | TP_STATUS_BLK_TMO;
-  CHECK(source.open());
+  CHECK(position.open());
 }
 
 TEST_CASE("a lent block is not read again before it is handed over anew") {
   TestRing ring(2);
-  Source source(ring.ring());
+  RingPosition position(ring.ring());
   ring.hand_over(0, 1, 10, 1);
   ring.hand_over(1, 1, 20, 2);
-  REQUIRE(source.open());
-  source.lend();
+  REQUIRE(position.open());
+  position.lend();
   CHECK_FALSE(ring.is_kernels(0));
-  CHECK(source.filling() == 3);
-  REQUIRE(source.open());
-  CHECK(source.cursor().packet().bytes()[0] == 20);
-  source.close();
+  CHECK(position.filling() == 3);
+  REQUIRE(position.open());
+  CHECK(position.cursor().packet().bytes()[0] == 20);
+  position.close();
 
   // Round again, and it is still lent.
-  CHECK(source.index() == 0);
-  CHECK_FALSE(source.open());
-  CHECK_FALSE(source.has(0));
-  CHECK_FALSE(source.kernel_has_packets());
-  CHECK(source.filling() == 3);
+  CHECK(position.index() == 0);
+  CHECK_FALSE(position.open());
+  CHECK_FALSE(position.has(0));
+  CHECK_FALSE(position.kernel_has_packets());
+  CHECK(position.filling() == 3);
 
   // Given back, filled, and not handed over yet.
   ring.hand_over(0, 1, 30, 3);
   ring.ring().give_back(0);
-  CHECK_FALSE(source.open());
-  CHECK(source.kernel_has_packets());
-  CHECK(source.filling() == 3);
+  CHECK_FALSE(position.open());
+  CHECK(position.kernel_has_packets());
+  CHECK(position.filling() == 3);
 
   ring.hand_over(0, 1, 30, 3);
-  CHECK(source.has(0));
-  CHECK(source.filling() == 4);
-  REQUIRE(source.open());
-  CHECK(source.cursor().packet().bytes()[0] == 30);
+  CHECK(position.has(0));
+  CHECK(position.filling() == 4);
+  REQUIRE(position.open());
+  CHECK(position.cursor().packet().bytes()[0] == 30);
 }
 
 // The kernel's block, read in place.
@@ -142,10 +142,10 @@ namespace {
 /// What the test plays the kernel with: block 0 handed over, block 1 being filled.
 struct Filling {
   TestRing ring{4};
-  Source source{ring.ring()};
+  RingPosition position{ring.ring()};
 
   Filling() {
-    source.set_headroom(kHeadroom);
+    position.set_headroom(kHeadroom);
     ring.hand_over(0, 2, 0, 1);
     fill(3);
   }
@@ -157,11 +157,11 @@ struct Filling {
   /// Reads what there is: the packets' first bytes.
   std::vector<int> read() {
     std::vector<int> read;
-    while (source.open()) {
-      for (; source.cursor().has_packet(); source.cursor().next()) {
-        read.push_back(source.cursor().packet().bytes()[0]);
+    while (position.open()) {
+      for (; position.cursor().has_packet(); position.cursor().next()) {
+        read.push_back(position.cursor().packet().bytes()[0]);
       }
-      if (!source.close() && !source.has(0)) break;
+      if (!position.close() && !position.has(0)) break;
     }
     return read;
   }
@@ -172,43 +172,43 @@ using Numbers = std::vector<int>;
 
 TEST_CASE("a mark counts the blocks that are there and the packets in the kernel's") {
   Filling f;
-  const Source::Mark mark = f.source.mark();
+  const RingPosition::Mark mark = f.position.mark();
   CHECK(mark.blocks == 1);
   CHECK(mark.packets == 3);
-  CHECK(f.source.is_final(mark));
+  CHECK(f.position.is_final(mark));
   f.fill(5);
-  CHECK(f.source.is_final(mark));
+  CHECK(f.position.is_final(mark));
   // The count was an old one, of a block that was just being opened.
   f.ring.ring().block(1)->hdr.bh1.num_pkts = 2;
-  CHECK_FALSE(f.source.is_final(mark));
+  CHECK_FALSE(f.position.is_final(mark));
   f.fill(5);
   f.ring.ring().block(1)->hdr.bh1.ts_first_pkt.ts_nsec += 1;
-  CHECK_FALSE(f.source.is_final(mark));
+  CHECK_FALSE(f.position.is_final(mark));
 }
 
 TEST_CASE("a block that the kernel has not opened anew counts for nothing") {
   Filling f;
   f.ring.ring().block(1)->hdr.bh1.seq_num = 1;
-  CHECK(f.source.mark().packets == 0);
+  CHECK(f.position.mark().packets == 0);
 }
 
 TEST_CASE("up to its end the kernel's block is read, not given back, and gone on with") {
   Filling f;
-  f.source.set_end(f.source.mark());
+  f.position.set_end(f.position.mark());
   f.fill(5);  // more has come since
   CHECK(f.read() == Numbers{0, 1, 2, 3, 4});
-  CHECK(f.source.at_end());
-  CHECK(f.source.ends_before(0));
+  CHECK(f.position.at_end());
+  CHECK(f.position.ends_before(0));
   CHECK(f.ring.is_kernels(0));
-  CHECK(f.source.index() == 1);
-  f.source.clear_end();
-  CHECK_FALSE(f.source.has(0));
-  CHECK(f.source.kernel_has_packets());
+  CHECK(f.position.index() == 1);
+  f.position.clear_end();
+  CHECK_FALSE(f.position.has(0));
+  CHECK(f.position.kernel_has_packets());
   SECTION("by another drain") {
-    f.source.set_end(f.source.mark());
+    f.position.set_end(f.position.mark());
     CHECK(f.read() == Numbers{5, 6});
-    f.source.clear_end();
-    CHECK_FALSE(f.source.kernel_has_packets());
+    f.position.clear_end();
+    CHECK_FALSE(f.position.kernel_has_packets());
     f.ring.hand_over(1, 6, 2, 2);
     CHECK(f.read() == Numbers{7});
   }
@@ -219,35 +219,35 @@ TEST_CASE("up to its end the kernel's block is read, not given back, and gone on
   SECTION("when it is handed over with nothing more") {
     f.ring.hand_over(1, 3, 2, 2);
     CHECK(f.read() == Numbers{});
-    CHECK(f.source.index() == 2);
+    CHECK(f.position.index() == 2);
   }
-  CHECK(f.source.begun(0) == 0);
+  CHECK(f.position.begun(0) == 0);
 }
 
 TEST_CASE("what a drain has left comes when the block is handed over") {
   Filling f;
-  f.source.set_end(f.source.mark());
-  REQUIRE(f.source.open());
-  f.source.close();
-  REQUIRE(f.source.open());
-  f.source.cursor().next();
-  f.source.clear_end();
-  CHECK_FALSE(f.source.is_open());
-  CHECK_FALSE(f.source.open());
+  f.position.set_end(f.position.mark());
+  REQUIRE(f.position.open());
+  f.position.close();
+  REQUIRE(f.position.open());
+  f.position.cursor().next();
+  f.position.clear_end();
+  CHECK_FALSE(f.position.is_open());
+  CHECK_FALSE(f.position.open());
   f.ring.hand_over(1, 4, 2, 2);
   CHECK(f.read() == Numbers{3, 4, 5});
 }
 
-TEST_CASE("with the whole block as its end a source waits until that is handed over") {
+TEST_CASE("with the whole block as its end a position waits until that is handed over") {
   Filling f;
-  f.source.set_end(f.source.mark(), true);
+  f.position.set_end(f.position.mark(), true);
   CHECK(f.read() == Numbers{0, 1});
-  CHECK_FALSE(f.source.at_end());
+  CHECK_FALSE(f.position.at_end());
   f.ring.hand_over(1, 4, 2, 2);
   f.ring.hand_over(2, 1, 9, 3);
   CHECK(f.read() == Numbers{2, 3, 4, 5});
-  CHECK(f.source.at_end());
-  f.source.clear_end();
+  CHECK(f.position.at_end());
+  f.position.clear_end();
   CHECK(f.read() == Numbers{9});
 }
 
@@ -260,12 +260,12 @@ TEST_CASE("a ring that can't be made leaves an error number and no ring") {
 
 TEST_CASE("a block that is kept, to make the socket readable, is not one to read") {
   TestRing ring(4);
-  Source source(ring.ring());
+  RingPosition position(ring.ring());
   for (unsigned i = 0; i < 3; ++i) ring.hand_over(i, 1, 0, i + 1);
   ring.ring().block(3)->hdr.bh1.seq_num = 4;  // the kernel fills it
   for (unsigned i = 0; i < 3; ++i) {
-    REQUIRE(source.open());
-    source.close();
+    REQUIRE(position.open());
+    position.close();
   }
   CHECK(ring.ring().keep_one() == 2);
   CHECK_FALSE(ring.is_kernels(2));
@@ -275,16 +275,16 @@ TEST_CASE("a block that is kept, to make the socket readable, is not one to read
   ring.hand_over(0, 1, 0, 5);
   ring.hand_over(1, 1, 0, 6);
   for (unsigned i = 0; i < 3; ++i) {
-    REQUIRE(source.open());
-    source.close();
+    REQUIRE(position.open());
+    position.close();
   }
-  CHECK_FALSE(source.open());
+  CHECK_FALSE(position.open());
   ring.ring().let_go(2);
   CHECK(ring.is_kernels(2));
   // Not where the kernel has handed it over meanwhile.
   ring.hand_over(2, 1, 0, 7);
   ring.ring().let_go(2);
-  CHECK(source.open());
+  CHECK(position.open());
 }
 
 }  // namespace pcapv3::test
