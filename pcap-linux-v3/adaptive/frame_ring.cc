@@ -44,7 +44,7 @@ void* FrameRing::operator new(std::size_t bytes) noexcept { return std::malloc(b
 void FrameRing::operator delete(void* memory) { std::free(memory); }
 
 FrameRing::~FrameRing() {
-  aside_.finish();
+  background_.finish();
   unmake();
 }
 
@@ -52,7 +52,7 @@ void FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t b
   socket_ = socket;
   largest_packet_ = largest_packet;
   wanted_bytes_ = bytes;
-  aside_.start(
+  background_.start(
       [](void* of) -> void* {
         auto* ring = static_cast<FrameRing*>(of);
         ring->error_ = ring->make() ? 0 : errno;
@@ -62,13 +62,13 @@ void FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t b
 }
 
 bool FrameRing::wait_until_made() {
-  aside_.finish();
+  background_.finish();
   errno = error_;
   return error_ == 0;
 }
 
 void FrameRing::close() {
-  aside_.start(
+  background_.start(
       [](void* of) -> void* {
         static_cast<FrameRing*>(of)->unmake();
         return nullptr;

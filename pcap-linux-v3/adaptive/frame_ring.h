@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "adaptive/aside.h"
+#include "adaptive/background.h"
 #include "ring.h"
 #include "ring_position.h"
 
@@ -116,7 +116,7 @@ class FrameRing {
   RingPosition position_{staged_};
   unsigned filling_ = 0;  // block of the position
   std::uint64_t sequence_ = 0;
-  Aside aside_;  // last: its thread uses the others
+  BackgroundTask background_;  // last: its thread uses the others
 };
 
 }  // namespace pcapv3

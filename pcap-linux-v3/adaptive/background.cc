@@ -1,10 +1,10 @@
-#include "adaptive/aside.h"
+#include "adaptive/background.h"
 
 #include <signal.h>
 
 namespace pcapv3 {
 
-void Aside::start(void* (*work)(void*), void* of) {
+void BackgroundTask::start(void* (*work)(void*), void* of) {
   finish();
   if (maker_.is_other()) {
     work(of);
@@ -19,7 +19,7 @@ void Aside::start(void* (*work)(void*), void* of) {
   if (!running_) work(of);
 }
 
-void Aside::finish() {
+void BackgroundTask::finish() {
   if (running_ && !maker_.is_other()) pthread_join(thread_, nullptr);
   running_ = false;
 }

@@ -14,12 +14,12 @@
 
 namespace pcapv3 {
 
-class Aside {
+class BackgroundTask {
  public:
-  Aside() = default;
-  ~Aside() { finish(); }
-  Aside(const Aside&) = delete;
-  Aside& operator=(const Aside&) = delete;
+  BackgroundTask() = default;
+  ~BackgroundTask() { finish(); }
+  BackgroundTask(const BackgroundTask&) = delete;
+  BackgroundTask& operator=(const BackgroundTask&) = delete;
 
   /// Begins `work`, once what was begun before is done.
   void start(void* (*work)(void*), void* of);
