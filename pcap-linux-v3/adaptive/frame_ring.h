@@ -6,7 +6,7 @@
 // it is a gate: as long as frames are given back, packets come here; when they are held, the ring
 // is full after so many packets and everything goes to the V3 ring, without a wake-up; and when
 // they are let go, packets come here again. Neither costs a system call or a packet. When to do
-// which is pace.h's. At first all frames are held.
+// which is mode_switch.h's. At first all frames are held.
 //
 // What comes is copied into blocks laid out as V3's, so that all that reads blocks can read these.
 // That costs a copy of packets that come one by one, and gives each frame back at once.

@@ -280,20 +280,20 @@ void TwoRings::take_frames(std::uint64_t now_ns) {
     port_.debug().line("%s: no more packets by the ring of frames", port_.device());
     return;
   }
-  const bool busy = pace_.busy();
+  const bool busy = mode_.busy();
   if (busy && port_.position().has(0)) return;  // it lags behind: the clock says nothing
   const bool full = came >= frames_->frame_count() - frames_->frame_count() / 4;
   std::uint64_t packets = came;
   if (busy) {
     packets = port_.packets_in_blocks() - std::exchange(packets_known_, port_.packets_in_blocks());
   }
-  if (!pace_.count(packets, full, now_ns)) {
+  if (!mode_.count(packets, full, now_ns)) {
     if (busy && !bypassed_) consider_blocks_only(now_ns);
     return;
   }
   ++counters.switches;
   packets_known_ = port_.packets_in_blocks();
-  if (pace_.busy()) {
+  if (mode_.busy()) {
     frames_->hold();
     busy_since_ns_ = now_ns;
     busy_since_block_ = counters.blocks;
@@ -320,8 +320,8 @@ void TwoRings::consider_blocks_only(std::uint64_t now_ns) {
 }
 
 std::uint64_t TwoRings::left_ns(std::uint64_t now_ns) const {
-  const bool returns = frames_ != nullptr && !settled_ && pace_.busy();
-  return returns ? pace_.left_ns(now_ns) : ~std::uint64_t{0};
+  const bool returns = frames_ != nullptr && !settled_ && mode_.busy();
+  return returns ? mode_.left_ns(now_ns) : ~std::uint64_t{0};
 }
 
 /// Has the kernel see that there is room for blocks again. It has noted once that less than a

@@ -2,7 +2,7 @@
 //
 // Packets are nearly always in one of the two only; then that one's block is read directly, as if
 // there were no other. When both have some, a merge of the two (merged.h) brings them in order.
-// When a ring is used is pace.h's, how the two sockets share the packets is pair.h's.
+// When a ring is used is mode_switch.h's, how the two sockets share the packets is pair.h's.
 //
 // The program can take the port's socket for itself, or blocks: then the ring of frames is given
 // up, at once if nothing was read yet, and otherwise when it has been read to its end.
@@ -12,7 +12,7 @@
 #include <cstdlib>
 
 #include "adaptive/frame_ring.h"
-#include "adaptive/pace.h"
+#include "adaptive/mode_switch.h"
 #include "adaptive/pair.h"
 #include "delivery.h"
 #include "dump_ahead.h"
@@ -118,8 +118,8 @@ class TwoRings {
   WaitSet* wait_ = nullptr;
   int socket_ = -1;  // the port's
 
-  Pace pace_{kernel_is_at_least(6, 18)};
-  std::uint64_t packets_known_ = 0;  // that came in blocks, and that pace_ has been told of
+  ModeSwitch mode_{kernel_is_at_least(6, 18)};
+  std::uint64_t packets_known_ = 0;  // that came in blocks, and that mode_ has been told of
   std::uint64_t busy_since_ns_ = 0;  // and the blocks read by then
   std::uint64_t busy_since_block_ = 0;
   bool bypassed_ = false;         // the kernel does not ask the ring of frames

@@ -1,5 +1,5 @@
 // When to change over between two rings: by what it costs, with a hold and no flapping.
-#include "pcap-linux-v3/adaptive/pace.h"
+#include "pcap-linux-v3/adaptive/mode_switch.h"
 
 #include "catch.h"
 
@@ -10,13 +10,13 @@ constexpr std::uint64_t kSecond = 1'000'000'000;
 
 /// Plays `seconds` of wake-ups, `rate` a second, each with `packets`, from `now_ns` on. Returns how
 /// often it changed over.
-unsigned play(Pace& pace, std::uint64_t& now_ns, double seconds, std::uint64_t rate,
+unsigned play(ModeSwitch& pace, std::uint64_t& now_ns, double seconds, std::uint64_t rate,
               std::uint64_t packets, bool full = false) {
   unsigned changes = 0;
   const auto count = static_cast<std::uint64_t>(seconds * static_cast<double>(rate));
   for (std::uint64_t i = 0; i < count; ++i) {
     now_ns += kSecond / rate;
-    changes += pace.count(packets, full, now_ns) ? 1 : 0;
+    changes += mode.count(packets, full, now_ns) ? 1 : 0;
   }
   return changes;
 }
@@ -24,52 +24,52 @@ unsigned play(Pace& pace, std::uint64_t& now_ns, double seconds, std::uint64_t r
 }  // namespace
 
 TEST_CASE("single packets come as frames, up to as many wake-ups as the budget has") {
-  constexpr std::uint64_t kMost = kSecond / Pace::kShare / (Pace::kWakeNs + Pace::kFrameNs);
-  Pace pace(true);
+  constexpr std::uint64_t kMost = kSecond / ModeSwitch::kShare / (ModeSwitch::kWakeNs + ModeSwitch::kFrameNs);
+  ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(pace, now_ns, 2, kMost * 9 / 10, 1) == 0);
-  CHECK_FALSE(pace.busy());
+  CHECK_FALSE(mode.busy());
   CHECK(play(pace, now_ns, 1, kMost * 12 / 10, 1) == 1);
-  CHECK(pace.busy());
+  CHECK(mode.busy());
 }
 
 TEST_CASE("packets that come many at once cost less each") {
-  Pace pace(true);
+  ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(pace, now_ns, 1, 6'000, 32) == 0);  // 192,000 packets a second
   CHECK(play(pace, now_ns, 1, 31'000, 32) == 1);
 }
 
 TEST_CASE("a burst is no reason, a reader that does not keep up is") {
-  Pace pace(true);
+  ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
-  CHECK_FALSE(pace.count(1000, false, now_ns));
+  CHECK_FALSE(mode.count(1000, false, now_ns));
   CHECK(play(pace, now_ns, 0.005, 1'000, 45, true) == 1);
-  CHECK(pace.busy());
+  CHECK(mode.busy());
 }
 
 TEST_CASE("back to frames when few packets come, or none") {
-  Pace pace(true);
+  ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
-  const std::uint64_t block = Pace::kFewPackets / 1000;  // a millisecond's
+  const std::uint64_t block = ModeSwitch::kFewPackets / 1000;  // a millisecond's
   CHECK(play(pace, now_ns, 1, 1'000, 2 * block) == 0);
-  CHECK(pace.left_ns(now_ns) > 0);
-  CHECK(pace.left_ns(now_ns) <= Pace::kHoldNs);
+  CHECK(mode.left_ns(now_ns) > 0);
+  CHECK(mode.left_ns(now_ns) <= ModeSwitch::kHoldNs);
   CHECK(play(pace, now_ns, 1, 1'000, block / 2) == 1);
-  CHECK_FALSE(pace.busy());
+  CHECK_FALSE(mode.busy());
 
   CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
-  CHECK_FALSE(pace.count(0, false, now_ns + pace.left_ns(now_ns) - 1));
-  CHECK(pace.count(0, false, now_ns + pace.left_ns(now_ns)));
+  CHECK_FALSE(mode.count(0, false, now_ns + mode.left_ns(now_ns) - 1));
+  CHECK(mode.count(0, false, now_ns + mode.left_ns(now_ns)));
 }
 
 TEST_CASE("a load that waits for answers stays with frames") {
-  Pace pace(true);
+  ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(pace, now_ns, 0.003, 70'000, 1) == 1);
   CHECK(play(pace, now_ns, 0.015, 1'000, 1) == 1);  // each answer takes a millisecond now
-  CHECK_FALSE(pace.busy());
+  CHECK_FALSE(mode.busy());
   CHECK(play(pace, now_ns, 0.9, 70'000, 1) == 0);
   CHECK(play(pace, now_ns, 0.01, 1'000, 60, true) == 1);  // but who does not keep up, does not
   CHECK(play(pace, now_ns, 0.1, 1'000, 100) == 0);
@@ -79,15 +79,15 @@ TEST_CASE("a load that waits for answers stays with frames") {
 
 TEST_CASE("no load makes it change over and over") {
   for (const std::uint64_t rate : {1'000, 5'000, 9'000, 15'000, 18'000, 25'000, 60'000, 500'000}) {
-    Pace pace(true);
+    ModeSwitch mode(true);
     std::uint64_t now_ns = kSecond;
     unsigned changes = 0;
     std::uint64_t in_block = 0;
     for (std::uint64_t i = 0; i < 3 * rate; ++i) {
       now_ns += kSecond / rate;
       ++in_block;
-      if (pace.busy() && now_ns % 1'000'000 >= kSecond / rate) continue;  // a block a millisecond
-      changes += pace.count(in_block, false, now_ns) ? 1 : 0;
+      if (mode.busy() && now_ns % 1'000'000 >= kSecond / rate) continue;  // a block a millisecond
+      changes += mode.count(in_block, false, now_ns) ? 1 : 0;
       in_block = 0;
     }
     CAPTURE(rate);
@@ -96,12 +96,12 @@ TEST_CASE("no load makes it change over and over") {
 }
 
 TEST_CASE("a clock that is set back or ahead does no harm") {
-  Pace pace(true);
-  CHECK_FALSE(pace.count(1, false, 1000 * kSecond));
+  ModeSwitch mode(true);
+  CHECK_FALSE(mode.count(1, false, 1000 * kSecond));
   std::uint64_t now_ns = 2 * kSecond;
   CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
-  CHECK(pace.count(1, false, now_ns + 1000 * kSecond));  // as if nothing had come for so long
-  CHECK_FALSE(pace.count(1, false, now_ns));
+  CHECK(mode.count(1, false, now_ns + 1000 * kSecond));  // as if nothing had come for so long
+  CHECK_FALSE(mode.count(1, false, now_ns));
 }
 
 }  // namespace pcapv3::test

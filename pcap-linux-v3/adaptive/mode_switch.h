@@ -16,7 +16,7 @@
 
 namespace pcapv3 {
 
-class Pace {
+class ModeSwitch {
  public:
   /// What a wake-up costs, and a packet, in nanoseconds; and how many times the budget a CPU is.
   static constexpr std::uint64_t kWakeNs = 10'000;
@@ -35,7 +35,7 @@ class Pace {
   /// How long cost is no reason for blocks after they have been kept to for not twice that time.
   static constexpr std::uint64_t kReluctantNs = 1'000'000'000;
 
-  explicit Pace(bool precise_timer) : first_hold_ns_(precise_timer ? kFirstHoldNs : kHoldNs) {}
+  explicit ModeSwitch(bool precise_timer) : first_hold_ns_(precise_timer ? kFirstHoldNs : kHoldNs) {}
 
   /// Whether packets are to come in blocks.
   bool busy() const { return busy_; }
