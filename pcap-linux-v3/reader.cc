@@ -395,7 +395,7 @@ pcapv3_reader::Waited pcapv3_reader::wait(bool& collected) {
   if (coalesce()) return Waited::kLook;
   bool some = false;
   if (!collect(nonblocking_ ? 0 : until_next(), some)) return Waited::kFailed;
-  pause_.woke(pcapv3::monotonic_ns());
+  coalescing_.woke(pcapv3::monotonic_ns());
   if (give_up_ns_ != 0 && is_drained() && *break_flag_ == 0 && until(give_up_ns_) == 0) {
     return Waited::kOver;
   }
@@ -408,7 +408,7 @@ pcapv3_reader::Waited pcapv3_reader::wait_by_host() {
   break_.set_waiting(true);
   const int status = host_.wait(handle_);
   break_.set_waiting(false);
-  pause_.woke(pcapv3::monotonic_ns());
+  coalescing_.woke(pcapv3::monotonic_ns());
   if (status == PCAP_ERROR_BREAK) {
     *break_flag_ = 1;  // which is the loop's to see
   } else if (status != 0) {
@@ -418,7 +418,7 @@ pcapv3_reader::Waited pcapv3_reader::wait_by_host() {
   return over ? Waited::kOver : Waited::kLook;
 }
 
-/// The sleep of a reader that is busy, in place of a wait; see pause.h. Returns whether this was
+/// The sleep of a reader that is busy, in place of a wait; see coalesce.h. Returns whether this was
 /// one. The events of the blocks that it finds are left for the next wait.
 bool pcapv3_reader::coalesce() {
   if (kind_ == Kind::kTwoRings || nonblocking_) return false;
@@ -428,13 +428,13 @@ bool pcapv3_reader::coalesce() {
     delivered += ports_.ports[i]->counters().delivered;
     blocks += ports_.ports[i]->counters().blocks;
   }
-  std::uint64_t left_ns = pause_.due(pcapv3::monotonic_ns(), delivered, blocks);
+  std::uint64_t left_ns = coalescing_.due(pcapv3::monotonic_ns(), delivered, blocks);
   if (give_up_ns_ != 0) left_ns = std::min(left_ns, until(give_up_ns_));
   if (left_ns < kNsPerMs) return false;
   break_.set_waiting(true);
   const bool slept = *break_flag_ != 0 || sleep(static_cast<int>(left_ns / kNsPerMs));
   break_.set_waiting(false);
-  pause_.woke(pcapv3::monotonic_ns());
+  coalescing_.woke(pcapv3::monotonic_ns());
   return slept;
 }
 

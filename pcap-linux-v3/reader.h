@@ -33,7 +33,7 @@
 #include "hotplug.h"
 #include "merged.h"
 #include "module.h"
-#include "pause.h"
+#include "coalesce.h"
 #include "port_set.h"
 #include "process.h"
 #include "setup/error.h"
@@ -199,7 +199,7 @@ struct pcapv3_reader {
   pcapv3::WaitSet wait_;
   bool in_set_ = false;  // the ports' sockets are in it
   pcapv3::Hotplug hotplug_{handle_, host_, ports_, wait_, debug_};
-  pcapv3::Pause pause_;
+  pcapv3::WakeupCoalescing coalescing_;
   bool nonblocking_ = false;
   bool no_timeout_ = false;
   bool acquires_ = false;           // blocks were acquired last, not packets read

@@ -50,7 +50,7 @@ void pcapv3_reader::set_port(pcapv3_port& port, int socket) {
   follow();
   // With blocks that are no further apart than a pause, packets come within two pauses.
   const pcapv3::Geometry& ring = port.ring().geometry();
-  pause_.add(ring.ring_bytes(), ring.block_count,
+  coalescing_.add(ring.ring_bytes(), ring.block_count,
              std::min(ring.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);
 }
 
@@ -165,7 +165,7 @@ void pcapv3_reader::note_ring(const pcapv3::Geometry& geometry) {
   // A packet waits for its block, for a pause, and for its place: less than the window in all, as a
   // rule.
   const std::uint64_t retire_ns = std::min(geometry.retire_ms, kMaxRetireMs) * kNsPerMs;
-  pause_.add(geometry.ring_bytes(), geometry.block_count,
+  coalescing_.add(geometry.ring_bytes(), geometry.block_count,
              std::min(retire_ns * 15 / 8, window_ns_ * 3 / 5));
 }
 

@@ -17,7 +17,7 @@
 
 namespace pcapv3 {
 
-class Pause {
+class WakeupCoalescing {
  public:
   static constexpr std::uint64_t kLongestNs = 15'000'000;
   /// Packets since the last wait that make a reader busy.

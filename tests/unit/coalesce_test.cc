@@ -1,5 +1,5 @@
 // When a busy reader sleeps in place of being woken, and for how long.
-#include "pcap-linux-v3/pause.h"
+#include "pcap-linux-v3/coalesce.h"
 
 #include "catch.h"
 
@@ -13,7 +13,7 @@ constexpr std::uint64_t kWork = 100'000;
 /// A reader of blocks that come `apart_ns` apart, with `packets` in each, and take kWork to read.
 /// Returns how often it wakes in a second, by a block or after a pause; `longest_ns` is how long a
 /// block has to wait for it.
-unsigned wakes(Pause& pause, std::uint64_t apart_ns, std::uint64_t packets,
+unsigned wakes(WakeupCoalescing& pause, std::uint64_t apart_ns, std::uint64_t packets,
                std::uint64_t& longest_ns) {
   std::uint64_t now_ns = 1000 * kMs;
   std::uint64_t next_ns = now_ns + apart_ns;
@@ -37,8 +37,8 @@ unsigned wakes(Pause& pause, std::uint64_t apart_ns, std::uint64_t packets,
   return count;
 }
 
-Pause pause_of(std::uint64_t length_ns, std::uint64_t ring_bytes = kRing) {
-  Pause pause;
+WakeupCoalescing pause_of(std::uint64_t length_ns, std::uint64_t ring_bytes = kRing) {
+  WakeupCoalescing pause;
   pause.add(ring_bytes, 64, length_ns);
   return pause;
 }
@@ -46,38 +46,38 @@ Pause pause_of(std::uint64_t length_ns, std::uint64_t ring_bytes = kRing) {
 }  // namespace
 
 TEST_CASE("a busy reader wakes once in a pause, not for each block") {
-  Pause pause = pause_of(Pause::kLongestNs);
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs);
   std::uint64_t longest_ns;
   const unsigned count = wakes(pause, 2 * kMs, 2000, longest_ns);
   CHECK(count >= 1000 / 15);
   CHECK(count <= 1000 / 15 + 3);
-  CHECK(longest_ns <= Pause::kLongestNs);
+  CHECK(longest_ns <= WakeupCoalescing::kLongestNs);
 }
 
 TEST_CASE("a pause costs no wake-up, however far apart blocks are") {
   const std::uint64_t apart_ms = GENERATE(1u, 5u, 10u, 13u, 15u, 17u, 18u, 20u, 27u, 40u, 100u);
-  Pause pause = pause_of(Pause::kLongestNs);
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs);
   std::uint64_t longest_ns;
   CHECK(wakes(pause, apart_ms * kMs, 5000, longest_ns) <= 1000 / apart_ms + 2);
 }
 
 TEST_CASE("a reader that finds few packets is woken for each block") {
-  Pause pause = pause_of(Pause::kLongestNs);
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs);
   std::uint64_t longest_ns;
-  CHECK(wakes(pause, 2 * kMs, Pause::kBusyPackets - 1, longest_ns) >= 499);
+  CHECK(wakes(pause, 2 * kMs, WakeupCoalescing::kBusyPackets - 1, longest_ns) >= 499);
   CHECK(longest_ns == 0);
 }
 
 TEST_CASE("a ring that is too small is not left alone") {
-  Pause pause = pause_of(Pause::kLongestNs);
-  pause.add(Pause::kLeastRingBytes - 1, 64, Pause::kLongestNs);
-  pause.add(kRing, 64, Pause::kLongestNs);
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs);
+  pause.add(WakeupCoalescing::kLeastRingBytes - 1, 64, WakeupCoalescing::kLongestNs);
+  pause.add(kRing, 64, WakeupCoalescing::kLongestNs);
   std::uint64_t longest_ns;
   CHECK(wakes(pause, 2 * kMs, 5000, longest_ns) >= 499);
 }
 
 TEST_CASE("a ring that fills fast is not left alone") {
-  Pause pause = pause_of(Pause::kLongestNs);
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs);
   std::uint64_t longest_ns;
   CHECK(wakes(pause, kMs, 5000, longest_ns) < 100);
   CHECK(wakes(pause, kMs * 2 / 3, 5000, longest_ns) >= 1000);
@@ -85,10 +85,10 @@ TEST_CASE("a ring that fills fast is not left alone") {
 }
 
 TEST_CASE("the pause is as long as the ring that allows least has it, and not longer than any") {
-  Pause pause = pause_of(3600 * 1000 * kMs);
+  WakeupCoalescing pause = pause_of(3600 * 1000 * kMs);
   std::uint64_t longest_ns;
   wakes(pause, kMs, 5000, longest_ns);
-  CHECK(longest_ns <= Pause::kLongestNs);
+  CHECK(longest_ns <= WakeupCoalescing::kLongestNs);
   pause.add(kRing, 64, 4 * kMs);
   wakes(pause, kMs, 5000, longest_ns);
   CHECK(longest_ns <= 4 * kMs);
@@ -96,7 +96,7 @@ TEST_CASE("the pause is as long as the ring that allows least has it, and not lo
 }
 
 TEST_CASE("who has worked for as long as a pause does not sleep") {
-  Pause pause = pause_of(10 * kMs);
+  WakeupCoalescing pause = pause_of(10 * kMs);
   pause.woke(100 * kMs);
   CHECK(pause.due(101 * kMs, 5000, 1) == 0);  // the first: nothing is known
   pause.woke(105 * kMs);
