@@ -82,7 +82,7 @@ class PacketView {
 
  private:
   friend class PacketCursor;
-  friend class Stretch;
+  friend class Run;
   explicit PacketView(std::uint8_t* at) : at_(at) {}
 
   std::uint8_t* at_;
@@ -90,16 +90,16 @@ class PacketView {
 
 /// Neighbours in a block that have been walked once, by a PacketCursor, so that nothing is checked
 /// again. Made of what that tells only.
-class Stretch {
+class Run {
  public:
   /// None.
-  Stretch() = default;
+  Run() = default;
 
   bool done() const { return left_ == 0; }
   std::uint32_t left() const { return left_; }
   /// The current packet. Only when not done().
   PacketView packet() const { return PacketView(at_); }
-  bool is_at(const Stretch& other) const { return at_ == other.at_; }
+  bool is_at(const Run& other) const { return at_ == other.at_; }
   /// So many packets more have been walked, behind the last one.
   void grow(std::uint32_t packets) { left_ += packets; }
   /// Goes to the next packet. Returns how many bytes it lies behind the one before.
@@ -115,7 +115,7 @@ class Stretch {
 
  private:
   friend class PacketCursor;
-  Stretch(std::uint8_t* at, std::uint32_t left) : at_(at), left_(left) {}
+  Run(std::uint8_t* at, std::uint32_t left) : at_(at), left_(left) {}
 
   std::uint8_t* at_ = nullptr;
   std::uint32_t left_ = 0;
@@ -125,7 +125,7 @@ class Stretch {
 /// makes it corrupt() for good, with offset() telling where.
 class PacketCursor {
  public:
-  class Hand;
+  class LocalCursor;
 
   /// A cursor over nothing: done at once.
   PacketCursor() = default;
@@ -169,7 +169,7 @@ class PacketCursor {
   PacketView packet() const { return PacketView(at_); }
 
   /// The packets from here on that `end` has been walked past.
-  Stretch up_to(const PacketCursor& end) const { return Stretch(at_, left() - end.left()); }
+  Run up_to(const PacketCursor& end) const { return Run(at_, left() - end.left()); }
 
   /// Goes to the next packet; after the last one the cursor is done(). Only when has_packet().
   void next() {
@@ -187,7 +187,7 @@ class PacketCursor {
   }
   /// Walks past packets for as long as their stamps do not fall, at most `most` of them. Returns
   /// the last one's stamp. Only when has_packet().
-  Stamp climb(std::uint32_t most) {
+  Stamp extend(std::uint32_t most) {
     for (;;) {
       most -= climb_alike(most - 1);
       const Stamp last = packet().stamp();
@@ -243,7 +243,7 @@ class PacketCursor {
   bool lies_within(const tpacket3_hdr& h, std::size_t room) const {
     return h.tp_mac >= least_mac_ && std::uint64_t{h.tp_mac} + h.tp_snaplen <= room;
   }
-  /// climb(), for as long as there is another packet, as far behind as the one before: then there
+  /// extend(), for as long as there is another packet, as far behind as the one before: then there
   /// is less to check. Returns how many it went.
   std::uint32_t climb_alike(std::uint32_t most) {
     const std::uint32_t offset = last_offset_;
@@ -282,12 +282,12 @@ class PacketCursor {
 };
 
 /// A copy of a cursor that can stay in registers over calls that the compiler knows nothing of: to
-/// be put_back() before anybody else looks at the cursor.
-class PacketCursor::Hand : public PacketCursor {
+/// be commit() before anybody else looks at the cursor.
+class PacketCursor::LocalCursor : public PacketCursor {
  public:
-  explicit Hand(PacketCursor& cursor) : PacketCursor(cursor), cursor_(cursor) {}
+  explicit LocalCursor(PacketCursor& cursor) : PacketCursor(cursor), cursor_(cursor) {}
 
-  void put_back() const {
+  void commit() const {
     cursor_.at_ = at_;
     cursor_.left_ = left_;
     cursor_.last_offset_ = last_offset_;
@@ -303,7 +303,7 @@ class PacketCursor::Hand : public PacketCursor {
 /// A cursor that can tell which packet it has been walked past last: what a callback is called for.
 class TellingCursor : public PacketCursor {
  public:
-  class Hand;
+  class LocalCursor;
 
   TellingCursor() = default;
   explicit TellingCursor(const PacketCursor& cursor) : PacketCursor(cursor) {}
@@ -315,13 +315,13 @@ class TellingCursor : public PacketCursor {
   const tpacket3_hdr* walked_ = nullptr;
 };
 
-class TellingCursor::Hand : public PacketCursor::Hand {
+class TellingCursor::LocalCursor : public PacketCursor::LocalCursor {
  public:
-  explicit Hand(TellingCursor& cursor) : PacketCursor::Hand(cursor), cursor_(cursor) {}
+  explicit LocalCursor(TellingCursor& cursor) : PacketCursor::LocalCursor(cursor), cursor_(cursor) {}
 
   void next() {
     cursor_.walked_ = &packet().header();
-    PacketCursor::Hand::next();
+    PacketCursor::LocalCursor::next();
   }
 
  private:

@@ -105,7 +105,7 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
   pcap_pkthdr header;
   if (place != nullptr) *place = reinterpret_cast<std::uintptr_t>(&header);
 
-  typename Cursor::Hand here(cursor);
+  typename Cursor::LocalCursor here(cursor);
   while (delivered < most && here.has_packet() && *break_flag_ == 0 &&
          plan_number == plan_number_) {
     const PacketView packet = here.packet();
@@ -123,7 +123,7 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
                        static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff)) == 0) {
         ++counters_of(here).filtered;
         here.next();
-        here.put_back();
+        here.commit();
         continue;
       }
     }
@@ -131,7 +131,7 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
       if (!right_way(packet.address())) {
         ++counters_of(here).other_way;
         here.next();
-        here.put_back();
+        here.commit();
         continue;
       }
     }
@@ -154,7 +154,7 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
     ++delivered;
     ++counters_of(here).delivered;
     here.next();
-    here.put_back();
+    here.commit();
     callback(user, &header, bytes);
     if (!here.is_there()) break;  // the program has read more itself
   }

@@ -82,9 +82,9 @@ class Delivery {
   template <typename Cursor>
   static Loop<Cursor> loop_for(LinkHeader header, bool either_way, bool filtered);
   Counters& counters_of(const PacketCursor&) const { return *counters_; }
-  static Counters& counters_of(const Merge::Hand& merge) { return merge.counters(); }
+  static Counters& counters_of(const Merge::LocalCursor& merge) { return merge.counters(); }
   const UserlandFilter& filter_of(const PacketCursor&) const { return plan_.filter; }
-  static const UserlandFilter& filter_of(const Merge::Hand& merge) { return merge.filter(); }
+  static const UserlandFilter& filter_of(const Merge::LocalCursor& merge) { return merge.filter(); }
   bool right_way(const sockaddr_ll& address) const;
 
   const volatile std::sig_atomic_t* const break_flag_;

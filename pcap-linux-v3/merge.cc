@@ -99,7 +99,7 @@ void Merge::sift_down() {
   heap_[at] = top;
 }
 
-void Merge::push(unsigned port, unsigned block, Stretch packets, Stamp stamp) {
+void Merge::push(unsigned port, unsigned block, Run packets, Stamp stamp) {
   const unsigned index = free_;
   Part& part = parts_[index];
   free_ = part.next_free;
@@ -116,7 +116,7 @@ void Merge::open_block(Feed& feed) {
   feed.position->begin(slot);
   const tpacket_hdr_v1& header = feed.position->header(slot);
   feed.next_sequence = header.seq_num + 1;
-  feed.stretches[slot] = 1;
+  feed.runs[slot] = 1;
   feed.newest[slot] = last_stamp(header);  // what the scan finds is added
   if (feed.scanned == slot) feed.scan = feed.position->packets(slot);
 }
@@ -145,18 +145,18 @@ void Merge::scan() {
 bool Merge::scan(unsigned port) {
   Feed& feed = feeds_[port];
   bool some = false;
-  // Room for a stretch, and for what is corrupt behind it.
+  // Room for a run, and for what is corrupt behind it.
   // If no packet is known, what is next may be older than what has been reached, or corrupt.
   while (feed.scanned != feed.open &&
          (size_ == 0 || minus(feed.reached, kDisorderNs) <= heap_[0].stamp) && reserve(size_ + 2)) {
-    scan_stretch(port);
+    scan_run(port);
     some = true;
   }
   return some;
 }
 
-/// Scans some packets, to the end of a stretch or of the block at most.
-void Merge::scan_stretch(unsigned port) {
+/// Scans some packets, to the end of a run or of the block at most.
+void Merge::scan_run(unsigned port) {
   Feed& feed = feeds_[port];
   const unsigned slot = feed.scanned;
   const unsigned block = feed.given_back + slot;
@@ -164,13 +164,13 @@ void Merge::scan_stretch(unsigned port) {
   if (scan.has_packet()) {
     PacketCursor at = scan;
     const Stamp first = at.packet().stamp();
-    const Stamp last = at.climb(kScanAtOnce);
+    const Stamp last = at.extend(kScanAtOnce);
     if (feed.growing != kNoPart && first >= feed.last) {
       parts_[feed.growing].packets.grow(scan.up_to(at).left());
     } else {
       feed.growing = free_;
       push(port, block, scan.up_to(at), first);
-      ++feed.stretches[slot];
+      ++feed.runs[slot];
     }
     scan = at;
     feed.last = last;
@@ -181,9 +181,9 @@ void Merge::scan_stretch(unsigned port) {
   }
   if (scan.corrupt()) {
     feed.corrupt[slot] = scan;
-    push(port, block, Stretch(), feed.newest[slot]);
+    push(port, block, Run(), feed.newest[slot]);
   } else {
-    --feed.stretches[slot];
+    --feed.runs[slot];
   }
   feed.growing = kNoPart;
   if (++feed.scanned != feed.open) scan = feed.position->packets(feed.scanned);
@@ -197,18 +197,18 @@ void Merge::change_top(Stamp walked) {
   } else {
     passed_ = walked;
   }
-  put_top_back();
+  commit_top();
   find_top();
 }
 
 /// Tells the heap where the walk has come to.
-void Merge::put_top_back() {
+void Merge::commit_top() {
   if (!walking_) return;
   walking_ = false;
   if (front_.done()) {
     pop_top();
   } else {
-    parts_[heap_[0].part].packets = std::exchange(front_, Stretch());
+    parts_[heap_[0].part].packets = std::exchange(front_, Run());
     heap_[0].stamp = stamp_;
     sift_down();
   }
@@ -218,7 +218,7 @@ void Merge::pop_top() {
   const unsigned index = heap_[0].part;
   Part& part = parts_[index];
   Feed& feed = feeds_[part.port];
-  --feed.stretches[part.block - feed.given_back];
+  --feed.runs[part.block - feed.given_back];
   if (feed.growing == index) feed.growing = kNoPart;
   part.next_free = std::exchange(free_, index);
   heap_[0] = heap_[--size_];
@@ -232,7 +232,7 @@ void Merge::find_top() {
     find_limit();
   }
   corrupt_ = false;
-  front_ = Stretch();
+  front_ = Run();
   if (size_ == 0 || heap_[0].stamp > limit_) return;
   const Head& top = heap_[0];
   const Part& part = parts_[top.part];
@@ -273,7 +273,7 @@ void Merge::gave_back(unsigned port) {
   --feed.open;
   --feed.scanned;
   for (unsigned slot = 0; slot < feed.open; ++slot) {
-    feed.stretches[slot] = feed.stretches[slot + 1];
+    feed.runs[slot] = feed.runs[slot + 1];
     feed.newest[slot] = feed.newest[slot + 1];
     feed.corrupt[slot] = feed.corrupt[slot + 1];
   }
@@ -287,7 +287,7 @@ void Merge::bypassed(unsigned port, const tpacket_hdr_v1& header) {
 // ---- What can still come ----
 
 void Merge::look(std::uint64_t now_ns) {
-  put_top_back();
+  commit_top();
   horizon_ = stamp_of(now_ns + window_ns_);
   if (horizon_ < now_) {
     // The clock was set back: what was known of times is worth nothing.

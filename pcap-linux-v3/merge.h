@@ -4,12 +4,12 @@
 // so that what comes first is not what happened first. Two questions are answered here: which
 // packet is next, and whether an older one can still come.
 //
-// Which is next. A stretch is a part of a block whose packets lie in time order. Nearly always that
+// Which is next. A run is a part of a block whose packets lie in time order. Nearly always that
 // is the whole block; where several CPUs fill one ring, neighbours can be out of order by a little,
-// and the block falls into more of them. All stretches of all open blocks are in a heap, the one
+// and the block falls into more of them. All runs of all open blocks are in a heap, the one
 // with the oldest packet on top. From there it is walked for as long as it is older than the next
 // best, so that a block which lies wholly before all others costs what it costs on a single port.
-// The scan for stretches goes ahead of the walk only as far as neighbours can be out of order, so
+// The scan for runs goes ahead of the walk only as far as neighbours can be out of order, so
 // that what it brought into the cache is still there when it is walked. It would wait for memory at
 // each packet; so the walk, which has other things to do, tells the cache what it will come to.
 //
@@ -29,10 +29,10 @@
 // longer. When it is found to have been set back, what is held goes, and all is learned anew; and a
 // packet from the future, further ahead than a window, is not waited for.
 //
-// Looking for the stretches is also what checks a block, so that the walk after it need not.
+// Looking for the runs is also what checks a block, so that the walk after it need not.
 //
 // Owns the order, not the packets: blocks are given back by whoever reads (aggregate.h). Memory is
-// allocated when a port is added, and when a block has more stretches than any before.
+// allocated when a port is added, and when a block has more runs than any before.
 #pragma once
 
 #include <algorithm>
@@ -79,23 +79,23 @@ class Merge {
     draining_ = draining;
     for (Feed& feed : feeds_) feed.complete = 0;
     complete_ = 0;
-    put_top_back();
+    commit_top();
     find_limit();
     find_top();
   }
 
   /// Whether nothing may go now.
   bool done() const { return !has_packet() && !corrupt_; }
-  /// Whether a packet is next that may go: walked past by a Hand.
+  /// Whether a packet is next that may go: walked past by a LocalCursor.
   bool has_packet() const { return !front_.done(); }
   /// What is next is corrupt: drop_corrupt() goes on behind it.
   bool corrupt() const { return corrupt_; }
 
   /// A cursor, as those in block.h, over all packets that may go. It is a copy of the merge's own
-  /// place that can stay in registers: to be put_back() before anybody else looks at the merge.
-  class Hand {
+  /// place that can stay in registers: to be commit() before anybody else looks at the merge.
+  class LocalCursor {
    public:
-    explicit Hand(Merge& merge) : merge_(merge) { take(); }
+    explicit LocalCursor(Merge& merge) : merge_(merge) { take(); }
 
     bool has_packet() const { return !front_.done(); }
     /// The oldest packet. Only when has_packet().
@@ -114,11 +114,11 @@ class Merge {
           return;
         }
       }
-      put_back();
+      commit();
       merge_.change_top(walked);
       take();
     }
-    void put_back() const {
+    void commit() const {
       merge_.front_ = front_;
       merge_.stamp_ = stamp_;
     }
@@ -136,7 +136,7 @@ class Merge {
     }
 
     Merge& merge_;
-    Stretch front_;
+    Run front_;
     Stamp stamp_;
     Stamp rival_;
     const std::uint8_t* ahead_;
@@ -154,7 +154,7 @@ class Merge {
 
   /// Whether the port's oldest block has been walked to its end, and is to be given back.
   bool is_spent(unsigned port) const {
-    return feeds_[port].open > 0 && feeds_[port].stretches[0] == 0;
+    return feeds_[port].open > 0 && feeds_[port].runs[0] == 0;
   }
   /// It has been given back: the position has stepped on.
   void gave_back(unsigned port);
@@ -185,25 +185,25 @@ class Merge {
     Counters* counters = nullptr;
     const UserlandFilter* filter = nullptr;
     unsigned open = 0;                     ///< Blocks opened and not yet given back.
-    unsigned stretches[kOpenBlocks] = {};  ///< Not walked to the end, in each of them; what is not
+    unsigned runs[kOpenBlocks] = {};  ///< Not walked to the end, in each of them; what is not
                                            ///< scanned yet is one.
     Stamp newest[kOpenBlocks] = {};        ///< The youngest stamp that is known, in each of them.
     PacketCursor corrupt[kOpenBlocks];     ///< At the corrupt packet of those that have one.
     std::uint64_t next_sequence = 0;       ///< The kernel's number of the next block; 0: any.
     Stamp complete = 0;
-    unsigned given_back = 0;  ///< Blocks, ever: tells which stretch is of which.
+    unsigned given_back = 0;  ///< Blocks, ever: tells which run is of which.
     bool empty = false;       ///< As of the last look.
 
-    // The scan, which looks for stretches some way ahead of the walk.
+    // The scan, which looks for runs some way ahead of the walk.
     unsigned scanned = 0;        ///< Open blocks that have been scanned to the end.
     PacketCursor scan;           ///< In the one after these, if there is one.
-    unsigned growing = kNoPart;  ///< The stretch that ends where the scan is.
+    unsigned growing = kNoPart;  ///< The run that ends where the scan is.
     Stamp last = 0;              ///< The stamp before the scan's place.
     Stamp reached = 0;           ///< The youngest that it has come across.
   };
-  /// A stretch with its place: of which block of which port.
+  /// A run with its place: of which block of which port.
   struct Part {
-    Stretch packets;  ///< None: what is next in the block is corrupt.
+    Run packets;  ///< None: what is next in the block is corrupt.
     unsigned port = 0;
     unsigned block = 0;  ///< Counted as Feed::given_back counts.
     unsigned next_free = 0;
@@ -224,18 +224,18 @@ class Merge {
   Stamp oldest() const { return walking_ ? stamp_ : heap_[0].stamp; }
   bool reserve(unsigned parts) { return parts <= capacity_ || reserve_more(parts); }
   bool reserve_more(unsigned parts);
-  void push(unsigned port, unsigned block, Stretch packets, Stamp stamp);
+  void push(unsigned port, unsigned block, Run packets, Stamp stamp);
   void sift_up(unsigned at);
   void sift_down();
   void change_top(Stamp walked);
-  void put_top_back();
+  void commit_top();
   void pop_top();
   void find_top();
   void find_limit();
   void open_block(Feed& feed);
   void scan();
   bool scan(unsigned port);
-  void scan_stretch(unsigned port);
+  void scan_run(unsigned port);
   void find_complete(Feed& feed, std::uint64_t now_ns);
 
   std::uint64_t window_ns_ = 25'000'000;
@@ -257,7 +257,7 @@ class Merge {
   Stamp scanned_ = kEndOfTime;  // what is not scanned yet is not older
 
   // What the heap's top comes to. What is in the heap itself is only as it was when it came there.
-  Stretch front_;  // its packets; none if they may not go
+  Run front_;  // its packets; none if they may not go
   Stamp stamp_ = 0;
   Stamp rival_ = 0;  // from when on it may not be the oldest any more, or may not go
   const std::uint8_t* ahead_ = nullptr;  // what the scan will come to when as much was walked

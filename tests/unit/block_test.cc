@@ -28,7 +28,7 @@ TestBlock block_of(std::size_t packets, std::uint32_t block_bytes = 65536) {
   return block;
 }
 
-/// What climb() is to do, step by step.
+/// What extend() is to do, step by step.
 Stamp climbed(PacketCursor& cursor, std::uint32_t most) {
   for (;;) {
     const Stamp last = cursor.packet().stamp();
@@ -214,7 +214,7 @@ TEST_CASE("what has been walked can be walked again, without checks") {
   PacketCursor end = start;
   end.next();
   end.next();
-  Stretch walked = start.up_to(end);
+  Run walked = start.up_to(end);
   REQUIRE(walked.left() == 2);
   CHECK(walked.packet().bytes() == start.packet().bytes());
   walked.next();
@@ -234,7 +234,7 @@ TEST_CASE("a walk that met a corrupt packet ends before it") {
   CHECK(end.up_to(end).done());
 }
 
-TEST_CASE("a climb goes on to where stamps fall, and checks what a step checks") {
+TEST_CASE("a extend goes on to where stamps fall, and checks what a step checks") {
   std::mt19937 random(GENERATE(range(0u, 200u)));
   const auto below = [&](std::size_t bound) {
     return static_cast<std::uint32_t>(random() % bound);
@@ -270,7 +270,7 @@ TEST_CASE("a climb goes on to where stamps fall, and checks what a step checks")
   PacketCursor stepping = cursor;
   while (cursor.has_packet()) {
     const std::uint32_t most = 1 + below(packets);
-    CHECK(cursor.climb(most) == climbed(stepping, most));
+    CHECK(cursor.extend(most) == climbed(stepping, most));
     REQUIRE(cursor.left() == stepping.left());
     CHECK(cursor.has_packet() == stepping.has_packet());
     CHECK(cursor.offset() == stepping.offset());

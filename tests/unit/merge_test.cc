@@ -150,14 +150,14 @@ class Fixture {
         ++corrupt;
         continue;
       }
-      Merge::Hand hand(merge);
+      Merge::LocalCursor hand(merge);
       const PacketView packet = hand.packet();
       std::uint32_t number;
       std::memcpy(&number, packet.bytes(), sizeof(number));
       const auto port = static_cast<unsigned>(&hand.counters() - counters.data());
       const std::uint64_t late = counters[port].late;
       hand.next();
-      hand.put_back();
+      hand.commit();
       out.push_back({number, ns_of(packet.stamp()), now, port, counters[port].late > late});
     }
   }
