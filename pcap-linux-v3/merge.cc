@@ -64,14 +64,14 @@ bool Merge::reserve_more(unsigned parts) {
 bool Merge::add(unsigned port, RingPosition& position, Counters& counters, const UserlandFilter& filter) {
   ports_ = std::max(ports_, port + 1);
   if (!reserve(ports_ * kPartsAPort)) return false;
-  feeds_[port] = Feed();
-  feeds_[port].position = &position;
-  feeds_[port].counters = &counters;
-  feeds_[port].filter = &filter;
+  inputs_[port] = Input();
+  inputs_[port].position = &position;
+  inputs_[port].counters = &counters;
+  inputs_[port].filter = &filter;
   return true;
 }
 
-void Merge::remove(unsigned port) { feeds_[port] = Feed(); }
+void Merge::remove(unsigned port) { inputs_[port] = Input(); }
 
 // ---- Which is next ----
 
@@ -111,14 +111,14 @@ void Merge::push(unsigned port, unsigned block, Run packets, Stamp stamp) {
 }
 
 /// Opens the first block of a port that is not open yet.
-void Merge::open_block(Feed& feed) {
-  const unsigned slot = feed.open++;
-  feed.position->begin(slot);
-  const tpacket_hdr_v1& header = feed.position->header(slot);
-  feed.next_sequence = header.seq_num + 1;
-  feed.runs[slot] = 1;
-  feed.newest[slot] = last_stamp(header);  // what the scan finds is added
-  if (feed.scanned == slot) feed.scan = feed.position->packets(slot);
+void Merge::open_block(Input& input) {
+  const unsigned slot = input.open++;
+  input.position->begin(slot);
+  const tpacket_hdr_v1& header = input.position->header(slot);
+  input.next_sequence = header.seq_num + 1;
+  input.runs[slot] = 1;
+  input.newest[slot] = last_stamp(header);  // what the scan finds is added
+  if (input.scanned == slot) input.scan = input.position->packets(slot);
 }
 
 /// Scans all ports until no packet that is not scanned yet can be older than the heap's top.
@@ -127,11 +127,11 @@ void Merge::scan() {
     some = false;
     scanned_ = kEndOfTime;
     for (unsigned port = 0; port < ports_; ++port) {
-      const Feed& feed = feeds_[port];
-      if (feed.scanned == feed.open) continue;
+      const Input& input = inputs_[port];
+      if (input.scanned == input.open) continue;
       some |= scan(port);
-      if (feed.scanned != feed.open) {
-        scanned_ = std::min(scanned_, minus(feed.reached, kDisorderNs));
+      if (input.scanned != input.open) {
+        scanned_ = std::min(scanned_, minus(input.reached, kDisorderNs));
       }
     }
     if (size_ != 0 && heap_[0].stamp <= scanned_) return;
@@ -143,12 +143,12 @@ void Merge::scan() {
 /// Scans a port as far past the oldest packet that is known as must be, and a little more. False if
 /// there was no need, or no memory.
 bool Merge::scan(unsigned port) {
-  Feed& feed = feeds_[port];
+  Input& input = inputs_[port];
   bool some = false;
   // Room for a run, and for what is corrupt behind it.
   // If no packet is known, what is next may be older than what has been reached, or corrupt.
-  while (feed.scanned != feed.open &&
-         (size_ == 0 || minus(feed.reached, kDisorderNs) <= heap_[0].stamp) && reserve(size_ + 2)) {
+  while (input.scanned != input.open &&
+         (size_ == 0 || minus(input.reached, kDisorderNs) <= heap_[0].stamp) && reserve(size_ + 2)) {
     scan_run(port);
     some = true;
   }
@@ -157,36 +157,36 @@ bool Merge::scan(unsigned port) {
 
 /// Scans some packets, to the end of a run or of the block at most.
 void Merge::scan_run(unsigned port) {
-  Feed& feed = feeds_[port];
-  const unsigned slot = feed.scanned;
-  const unsigned block = feed.given_back + slot;
-  PacketCursor& scan = feed.scan;
+  Input& input = inputs_[port];
+  const unsigned slot = input.scanned;
+  const unsigned block = input.given_back + slot;
+  PacketCursor& scan = input.scan;
   if (scan.has_packet()) {
     PacketCursor at = scan;
     const Stamp first = at.packet().stamp();
     const Stamp last = at.extend(kScanAtOnce);
-    if (feed.growing != kNoPart && first >= feed.last) {
-      parts_[feed.growing].packets.grow(scan.up_to(at).left());
+    if (input.growing != kNoPart && first >= input.last) {
+      parts_[input.growing].packets.grow(scan.up_to(at).left());
     } else {
-      feed.growing = free_;
+      input.growing = free_;
       push(port, block, scan.up_to(at), first);
-      ++feed.runs[slot];
+      ++input.runs[slot];
     }
     scan = at;
-    feed.last = last;
-    feed.newest[slot] = std::max(feed.newest[slot], last);
+    input.last = last;
+    input.newest[slot] = std::max(input.newest[slot], last);
     // A packet from the future tells nothing of those behind it.
-    feed.reached = std::max(feed.reached, std::min(last, now_));
+    input.reached = std::max(input.reached, std::min(last, now_));
     if (scan.has_packet()) return;
   }
   if (scan.corrupt()) {
-    feed.corrupt[slot] = scan;
-    push(port, block, Run(), feed.newest[slot]);
+    input.corrupt[slot] = scan;
+    push(port, block, Run(), input.newest[slot]);
   } else {
-    --feed.runs[slot];
+    --input.runs[slot];
   }
-  feed.growing = kNoPart;
-  if (++feed.scanned != feed.open) scan = feed.position->packets(feed.scanned);
+  input.growing = kNoPart;
+  if (++input.scanned != input.open) scan = input.position->packets(input.scanned);
 }
 
 /// The front's first packet, stamped `walked`, was walked past; and it has no other, or one that
@@ -217,9 +217,9 @@ void Merge::commit_top() {
 void Merge::pop_top() {
   const unsigned index = heap_[0].part;
   Part& part = parts_[index];
-  Feed& feed = feeds_[part.port];
-  --feed.runs[part.block - feed.given_back];
-  if (feed.growing == index) feed.growing = kNoPart;
+  Input& input = inputs_[part.port];
+  --input.runs[part.block - input.given_back];
+  if (input.growing == index) input.growing = kNoPart;
   part.next_free = std::exchange(free_, index);
   heap_[0] = heap_[--size_];
   sift_down();
@@ -241,9 +241,9 @@ void Merge::find_top() {
   walking_ = true;
   front_ = part.packets;
   stamp_ = top.stamp;
-  counters_ = feeds_[part.port].counters;
-  filter_ = feeds_[part.port].filter;
-  ahead_ = feeds_[part.port].scan.fetched();
+  counters_ = inputs_[part.port].counters;
+  filter_ = inputs_[part.port].filter;
+  ahead_ = inputs_[part.port].scan.fetched();
   rival_ = limit_ + 1;
   if (size_ > 1) rival_ = std::min(rival_, heap_[1].stamp);
   if (size_ > 2) rival_ = std::min(rival_, heap_[2].stamp);
@@ -252,35 +252,35 @@ void Merge::find_top() {
 
 /// Up to when packets may go: a packet from the future makes nobody wait.
 void Merge::find_limit() {
-  limit_ = std::min(complete_, scanned_);
+  limit_ = std::min(watermark_, scanned_);
   if (size_ != 0 && heap_[0].stamp > horizon_) limit_ = std::max(limit_, heap_[0].stamp);
 }
 
 Merge::Corruption Merge::drop_corrupt() {
   const Part& part = parts_[heap_[0].part];
-  const Feed& feed = feeds_[part.port];
-  const unsigned slot = part.block - feed.given_back;
-  const Corruption corruption{part.port, slot, feed.corrupt[slot]};
+  const Input& input = inputs_[part.port];
+  const unsigned slot = part.block - input.given_back;
+  const Corruption corruption{part.port, slot, input.corrupt[slot]};
   pop_top();
   find_top();
   return corruption;
 }
 
 void Merge::gave_back(unsigned port) {
-  Feed& feed = feeds_[port];
-  ++feed.given_back;
-  if (feed.position->begun(0) != 0) feed.next_sequence = 0;  // the same block comes once more
-  --feed.open;
-  --feed.scanned;
-  for (unsigned slot = 0; slot < feed.open; ++slot) {
-    feed.runs[slot] = feed.runs[slot + 1];
-    feed.newest[slot] = feed.newest[slot + 1];
-    feed.corrupt[slot] = feed.corrupt[slot + 1];
+  Input& input = inputs_[port];
+  ++input.given_back;
+  if (input.position->begun(0) != 0) input.next_sequence = 0;  // the same block comes once more
+  --input.open;
+  --input.scanned;
+  for (unsigned slot = 0; slot < input.open; ++slot) {
+    input.runs[slot] = input.runs[slot + 1];
+    input.newest[slot] = input.newest[slot + 1];
+    input.corrupt[slot] = input.corrupt[slot + 1];
   }
 }
 
 void Merge::bypassed(unsigned port, const tpacket_hdr_v1& header) {
-  feeds_[port].next_sequence = header.seq_num + 1;
+  inputs_[port].next_sequence = header.seq_num + 1;
   passed_ = std::max(passed_, last_stamp(header));
 }
 
@@ -291,81 +291,81 @@ void Merge::look(std::uint64_t now_ns) {
   horizon_ = stamp_of(now_ns + window_ns_);
   if (horizon_ < now_) {
     // The clock was set back: what was known of times is worth nothing.
-    for (Feed& feed : feeds_) feed.complete = feed.reached = 0;
-    complete_ = passed_ = 0;
+    for (Input& input : inputs_) input.watermark = input.reached = 0;
+    watermark_ = passed_ = 0;
   }
   now_ = stamp_of(now_ns);
   if (passed_ > horizon_) passed_ = now_;  // by a packet from the future
-  Stamp complete = kEndOfTime;
+  Stamp watermark = kEndOfTime;
   Stamp forced = 0;
   for (unsigned port = 0; port < ports_; ++port) {
-    Feed& feed = feeds_[port];
-    if (feed.position == nullptr) continue;
-    const unsigned most = std::min(kOpenBlocks, feed.position->block_count());
-    while (feed.open < most && feed.position->has(feed.open)) {
-      open_block(feed);
+    Input& input = inputs_[port];
+    if (input.position == nullptr) continue;
+    const unsigned most = std::min(kOpenBlocks, input.position->block_count());
+    while (input.open < most && input.position->has(input.open)) {
+      open_block(input);
       scanned_ = 0;
     }
-    find_complete(feed, now_ns);
-    complete = std::min(complete, feed.complete);
+    find_watermark(input, now_ns);
+    watermark = std::min(watermark, input.watermark);
     // Waiting must not make the ring overflow: when half of it is full, what is open may go.
-    if (feed.open != 0 && !one_interface_ && feed.position->has(feed.position->block_count() / 2)) {
-      forced = std::max(forced, feed.newest[0]);
+    if (input.open != 0 && !one_interface_ && input.position->has(input.position->block_count() / 2)) {
+      forced = std::max(forced, input.newest[0]);
     }
   }
-  if (complete == kEndOfTime) complete = 0;
-  complete_ = std::max({complete_, complete, forced});
+  if (watermark == kEndOfTime) watermark = 0;
+  watermark_ = std::max({watermark_, watermark, forced});
   find_limit();
   find_top();
 }
 
-void Merge::find_complete(Feed& feed, std::uint64_t now_ns) {
-  Stamp complete = 0;
+void Merge::find_watermark(Input& input, std::uint64_t now_ns) {
+  Stamp watermark = 0;
   const Stamp now = stamp_of(now_ns);
-  feed.empty = feed.position->ends_before(feed.open);
-  if (feed.empty) {
-    feed.complete = kAlways;
+  input.empty = input.position->ends_before(input.open);
+  if (input.empty) {
+    input.watermark = kAlways;
     return;
   }
-  if (feed.open == feed.position->block_count() || feed.position->has(feed.open) ||
-      feed.position->is_part_before(feed.open)) {
+  if (input.open == input.position->block_count() || input.position->has(input.open) ||
+      input.position->is_part_before(input.open)) {
     // It is opened when the first one has been passed on, which so must not wait.
-    complete = feed.newest[0];
+    watermark = input.newest[0];
   } else {
-    const tpacket_hdr_v1& header = feed.position->header(feed.open);
+    const tpacket_hdr_v1& header = input.position->header(input.open);
     // A block that the kernel has not opened anew has its old number and count. It is opened before
     // a packet comes to it.
-    const bool anew = feed.next_sequence == 0 ||
-                      __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == feed.next_sequence;
-    feed.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) <=
-                              feed.position->begun(feed.open);
-    if (feed.empty) {
-      if (draining_ && !feed.position->has_end()) {
-        feed.complete = kAlways;
+    const bool anew = input.next_sequence == 0 ||
+                      __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == input.next_sequence;
+    input.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) <=
+                              input.position->begun(input.open);
+    if (input.empty) {
+      if (draining_ && !input.position->has_end()) {
+        input.watermark = kAlways;
         return;
       }
-      complete = minus(now, disorder_ns());
+      watermark = minus(now, disorder_ns());
     } else {
       const Stamp at = opened(header);
       // Read twice, because seconds and nanoseconds are written one after the other.
       if (at == opened(header) && at <= now) {
-        complete = minus(at, disorder_ns());
+        watermark = minus(at, disorder_ns());
       }
-      if (!one_interface_) complete = std::max(complete, minus(now, window_ns_));
+      if (!one_interface_) watermark = std::max(watermark, minus(now, window_ns_));
     }
   }
   // A packet from the future tells nothing of what can still come.
-  feed.complete = std::max(feed.complete, std::min(complete, now));
+  input.watermark = std::max(input.watermark, std::min(watermark, now));
 }
 
-std::uint64_t Merge::ripe_ns() const {
+std::uint64_t Merge::deadline_ns() const {
   if (size_ == 0) return 0;
   const Stamp head = oldest();
   std::uint64_t wait = 0;
   for (unsigned port = 0; port < ports_; ++port) {
-    const Feed& feed = feeds_[port];
-    if (feed.position == nullptr || feed.complete >= head) continue;
-    wait = std::max(wait, feed.empty ? disorder_ns() : window_ns_);
+    const Input& input = inputs_[port];
+    if (input.position == nullptr || input.watermark >= head) continue;
+    wait = std::max(wait, input.empty ? disorder_ns() : window_ns_);
   }
   return ns_of(head) + wait;
 }

@@ -13,17 +13,17 @@
 // that what it brought into the cache is still there when it is walked. It would wait for memory at
 // each packet; so the walk, which has other things to do, tells the cache what it will come to.
 //
-// What can still come. A port is complete up to a time when no packet stamped before can come from
-// it any more. The oldest of these times, over all ports, is how far packets are let go. For a port
-// whose blocks have all been opened it is told by the header of the block that the kernel is
+// What can still come. A port's watermark is the time before which no packet can come from it any
+// more. The oldest of these, over all ports, is the merge's: packets go up to it. The watermark of a
+// port whose blocks have all been opened is read from the header of the block that the kernel is
 // filling (af_packet.c: prb_open_block, prb_fill_curr_block), which can be seen at any time:
 //
-//   - it counts no packets: complete up to now;
-//   - it does: complete up to when it was opened, and what is in it comes within two retire
-//     timeouts. After a window of time nothing waits for it any longer.
+//   - it counts no packets: the watermark is now;
+//   - it does: the watermark is when the block was opened, and what is in it comes within two
+//     retire timeouts. After a window of time nothing waits for it any longer: that is the deadline.
 //
 // A stamp is a little older than the packet's place in the ring; kDisorderNs is taken off for that.
-// What comes later still is passed on at once and told to be late.
+// What comes later still is passed on at once and counted as late.
 //
 // Stamps and the time are the system's clock, which can be set. Set forward, it makes nothing wait
 // longer. When it is found to have been set back, what is held goes, and all is learned anew; and a
@@ -31,7 +31,7 @@
 //
 // Looking for the runs is also what checks a block, so that the walk after it need not.
 //
-// Owns the order, not the packets: blocks are given back by whoever reads (aggregate.h). Memory is
+// Owns the order, not the packets: blocks are released by the feed (merged.h). Memory is
 // allocated when a port is added, and when a block has more runs than any before.
 #pragma once
 
@@ -70,15 +70,15 @@ class Merge {
   /// Takes a port out. Before the first look(), or after the last packet.
   void remove(unsigned port);
 
-  /// Opens what blocks the kernel has handed over, a few of each port at most, and finds how far
-  /// the ports are complete. `now_ns` is CLOCK_REALTIME, as it was before this call.
+  /// Opens what blocks the kernel has handed over, a few of each port at most, and finds the
+  /// watermark. `now_ns` is CLOCK_REALTIME, as it was before this call.
   void look(std::uint64_t now_ns);
   /// While it drains, the positions show no more than what they had when that began (ring_position.h:
   /// set_end): a port is complete when all of that is open, whatever the time is.
   void set_draining(bool draining) {
     draining_ = draining;
-    for (Feed& feed : feeds_) feed.complete = 0;
-    complete_ = 0;
+    for (Input& input : inputs_) input.watermark = 0;
+    watermark_ = 0;
     commit_top();
     find_limit();
     find_top();
@@ -154,13 +154,13 @@ class Merge {
 
   /// Whether the port's oldest block has been walked to its end, and is to be given back.
   bool is_spent(unsigned port) const {
-    return feeds_[port].open > 0 && feeds_[port].runs[0] == 0;
+    return inputs_[port].open > 0 && inputs_[port].runs[0] == 0;
   }
   /// It has been given back: the position has stepped on.
   void gave_back(unsigned port);
 
   /// Whoever reads has taken a block that is not open here: what is known of the next is no more.
-  void skipped(unsigned port) { feeds_[port].next_sequence = 0; }
+  void skipped(unsigned port) { inputs_[port].next_sequence = 0; }
   /// Whoever reads is about to read the next block itself, in its turn: all before it is past, and
   /// nothing open.
   void bypassed(unsigned port, const tpacket_hdr_v1& header);
@@ -169,18 +169,18 @@ class Merge {
   bool holds() const { return size_ != 0; }
   /// When the oldest of them may go at the latest, as far as time alone decides; in nanoseconds of
   /// CLOCK_REALTIME.
-  std::uint64_t ripe_ns() const;
+  std::uint64_t deadline_ns() const;
   /// Whether a port has nothing left, neither here nor in the block that the kernel is filling.
-  bool is_empty(unsigned port) const { return is_closed(port) && feeds_[port].empty; }
+  bool is_empty(unsigned port) const { return is_closed(port) && inputs_[port].empty; }
   /// Whether it has no block open.
-  bool is_closed(unsigned port) const { return feeds_[port].open == 0; }
+  bool is_closed(unsigned port) const { return inputs_[port].open == 0; }
 
  private:
   static constexpr unsigned kOpenBlocks = 8;
   static constexpr unsigned kNoPart = ~0u;
 
   /// A port.
-  struct Feed {
+  struct Input {
     RingPosition* position = nullptr;
     Counters* counters = nullptr;
     const UserlandFilter* filter = nullptr;
@@ -190,7 +190,7 @@ class Merge {
     Stamp newest[kOpenBlocks] = {};        ///< The youngest stamp that is known, in each of them.
     PacketCursor corrupt[kOpenBlocks];     ///< At the corrupt packet of those that have one.
     std::uint64_t next_sequence = 0;       ///< The kernel's number of the next block; 0: any.
-    Stamp complete = 0;
+    Stamp watermark = 0;
     unsigned given_back = 0;  ///< Blocks, ever: tells which run is of which.
     bool empty = false;       ///< As of the last look.
 
@@ -205,7 +205,7 @@ class Merge {
   struct Part {
     Run packets;  ///< None: what is next in the block is corrupt.
     unsigned port = 0;
-    unsigned block = 0;  ///< Counted as Feed::given_back counts.
+    unsigned block = 0;  ///< Counted as Input::given_back counts.
     unsigned next_free = 0;
   };
   /// A part's place in the heap.
@@ -232,15 +232,15 @@ class Merge {
   void pop_top();
   void find_top();
   void find_limit();
-  void open_block(Feed& feed);
+  void open_block(Input& input);
   void scan();
   bool scan(unsigned port);
   void scan_run(unsigned port);
-  void find_complete(Feed& feed, std::uint64_t now_ns);
+  void find_watermark(Input& input, std::uint64_t now_ns);
 
   std::uint64_t window_ns_ = 25'000'000;
   bool one_interface_ = false;
-  Feed feeds_[kMostPorts];
+  Input inputs_[kMostPorts];
   unsigned ports_ = 0;  // one more than the highest port's number
   Head* heap_ = nullptr;
   Part* parts_ = nullptr;
@@ -248,7 +248,7 @@ class Merge {
   unsigned capacity_ = 0;  // of both arrays
   unsigned free_ = 0;      // the first unused part; capacity_: none
   std::uint32_t order_ = 0;
-  Stamp complete_ = 0;  // over all ports
+  Stamp watermark_ = 0;  // over all ports
   bool draining_ = false;
   Stamp now_ = 0;               // as of the last look
   Stamp horizon_ = 0;           // a window after that: packets stamped later are from the future

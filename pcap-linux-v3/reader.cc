@@ -512,9 +512,9 @@ std::uint64_t pcapv3_reader::until_next() {
   std::uint64_t left_ns = kForever;
   const pcapv3::Merge* const merge = this->merge();
   if (merge != nullptr && merge->holds()) {
-    const std::uint64_t ripe_ns = merge->ripe_ns();  // as packets are stamped
+    const std::uint64_t deadline_ns = merge->deadline_ns();  // as packets are stamped
     const std::uint64_t now_ns = pcapv3::realtime_ns();
-    left_ns = ripe_ns > now_ns ? ripe_ns - now_ns : 0;
+    left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
   } else if (!is_lone() && hotplug_.is_all_gone()) {
     left_ns = until(hotplug_.over_ns());
   }

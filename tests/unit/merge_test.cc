@@ -215,7 +215,7 @@ TEST_CASE("a packet waits while an older one can be in another port's open block
   f.read(kStart + 11 * kMs);
   CHECK(f.out.empty());
   CHECK(f.merge.holds());
-  CHECK(f.merge.ripe_ns() == kStart + 2 * kMs + kWindow);
+  CHECK(f.merge.deadline_ns() == kStart + 2 * kMs + kWindow);
   f.kernel[0]->timer(kStart + 12 * kMs);
   f.kernel[0]->timer(kStart + 20 * kMs);
   f.read(kStart + 20 * kMs);
@@ -231,7 +231,7 @@ TEST_CASE("nobody waits longer than the window, and what comes after it is late"
   f.kernel[1]->timer(kStart + 11 * kMs);
   f.read(kStart + 26 * kMs);
   CHECK(f.out.empty());
-  f.read(f.merge.ripe_ns());
+  f.read(f.merge.deadline_ns());
   CHECK(f.numbers() == Numbers{1});
   f.timers(kStart + 30 * kMs);
   f.timers(kStart + 38 * kMs);
