@@ -152,8 +152,8 @@ int pcapv3_child_bind_again(pcap_t* p) {
     if (status != 0 && status != PCAP_ERROR_IFACE_NOT_UP) return -1;
   }
   if (p->opt.promisc) {
-    const struct packet_mreq wish = {.mr_ifindex = index, .mr_type = PACKET_MR_PROMISC};
-    (void)setsockopt(p->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &wish, sizeof(wish));
+    const struct packet_mreq request = {.mr_ifindex = index, .mr_type = PACKET_MR_PROMISC};
+    (void)setsockopt(p->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request, sizeof(request));
   }
   pcapv3_stock_set_interface(p, index);
   pcapv3_refresh(p);

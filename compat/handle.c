@@ -203,9 +203,9 @@ static void silence(pcap_t* p) {
   pcapv3_stock_shut(p);
   (void)bind(p->fd, (const struct sockaddr*)&nowhere, sizeof(nowhere));
   if (p->opt.promisc) {
-    const struct packet_mreq wish = {.mr_ifindex = pcapv3_stock_state(p).interface,
+    const struct packet_mreq request = {.mr_ifindex = pcapv3_stock_state(p).interface,
                                      .mr_type = PACKET_MR_PROMISC};
-    (void)setsockopt(p->fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, &wish, sizeof(wish));
+    (void)setsockopt(p->fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, &request, sizeof(request));
   }
 }
 

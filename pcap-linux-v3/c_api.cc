@@ -50,8 +50,8 @@ int pcapv3_port_join_fanout(pcapv3_port* port, int fd, int index, int loopback) 
 int pcapv3_port_renew(pcapv3_port* port, int fd, int spare, int index, int loopback) {
   return port->renew(fd, spare, index, loopback != 0) ? 0 : -1;
 }
-int pcapv3_port_make_ring(pcapv3_port* port, int fd, const pcapv3_wish* wish) {
-  return port->make_ring(fd, *wish);
+int pcapv3_port_make_ring(pcapv3_port* port, int fd, const pcapv3_ring_request* request) {
+  return port->make_ring(fd, *request);
 }
 pcapv3_ring pcapv3_port_ring(const pcapv3_port* port) {
   const pcapv3::Geometry& geometry = port->ring().geometry();

@@ -3,7 +3,7 @@
 //
 // What a handle wants done is a Plan, made when the handle is activated or changed. For each shape
 // of plan there is a loop of its own, compiled without the steps that shape has no need of, so that
-// no packet pays for another handle's wishes. The order of the steps, and what they do to lengths,
+// no packet pays for another handle's requests. The order of the steps, and what they do to lengths,
 // is stock libpcap's (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to tell.
 #pragma once
 

@@ -85,7 +85,7 @@ int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int loo
 int pcapv3_port_renew(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
 
 /* What the ring is to be made for. */
-struct pcapv3_wish {
+struct pcapv3_ring_request {
   unsigned buffer_bytes; /* the tool's, or stock's default */
   int timeout_ms;
   int immediate;
@@ -100,7 +100,7 @@ struct pcapv3_wish {
  * Makes and maps the port's ring on socket `fd`, already at TPACKET_V3. Returns -1 with errno if
  * that is impossible; pcapv3_port_error() then has a text if there is more to say.
  */
-int pcapv3_port_make_ring(struct pcapv3_port* port, int fd, const struct pcapv3_wish* wish);
+int pcapv3_port_make_ring(struct pcapv3_port* port, int fd, const struct pcapv3_ring_request* request);
 
 /* The ring: where it is, how many blocks of how many bytes. No blocks: the port has no ring. */
 struct pcapv3_ring {

@@ -136,20 +136,20 @@ bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
   return true;
 }
 
-int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
-  pcapv3::RingWish w;
-  w.tool_bytes = wish.buffer_bytes;
+int pcapv3_port::make_ring(int fd, const pcapv3_ring_request& request) {
+  pcapv3::RingRequest w;
+  w.tool_bytes = request.buffer_bytes;
   w.set_bytes = settings_.buffer;
   w.set_block = settings_.block;
   w.set_retire_ms = settings_.retire_ms;
-  w.timeout_ms = wish.timeout_ms;
-  w.immediate = wish.immediate != 0;
-  flow_hash_ = wish.flow_hash != 0;
-  w.most_retire_ms = wish.most_retire_ms;
+  w.timeout_ms = request.timeout_ms;
+  w.immediate = request.immediate != 0;
+  flow_hash_ = request.flow_hash != 0;
+  w.most_retire_ms = request.most_retire_ms;
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
-  w.largest_packet = largest_packet_ = pcapv3::largest_packet(wish.interface);
-  w.private_bytes = wish.private_size;
+  w.largest_packet = largest_packet_ = pcapv3::largest_packet(request.interface);
+  w.private_bytes = request.private_size;
   w.page_bytes = static_cast<std::uint32_t>(getpagesize());
 
   pcapv3::Geometry wanted;
@@ -165,12 +165,12 @@ int pcapv3_port::make_ring(int fd, const pcapv3_wish& wish) {
     errno = reason;
     return -1;
   }
-  position_.set_headroom(wish.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
+  position_.set_headroom(request.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
   const pcapv3::Geometry& got = first_ring_ = ring_.geometry();
   debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,
               got.block_count, got.block_bytes / 1024,
               got.block_count < wanted.block_count ? " (memory is short)" : "", got.retire_ms,
-              wish.immediate != 0 ? ", immediate mode" : "");
+              request.immediate != 0 ? ", immediate mode" : "");
   return 0;
 }
 

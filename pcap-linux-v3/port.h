@@ -54,7 +54,7 @@ struct pcapv3_port {
   bool fans_out() const { return settings_.fanout.is_set(); }
   bool shut(int fd);
   bool join_fanout(int fd, int index, bool loopback);
-  int make_ring(int fd, const pcapv3_wish& wish);
+  int make_ring(int fd, const pcapv3_ring_request& request);
   /// Goes on with the socket `spare` in place of `fd`; see module.h: pcapv3_port_renew.
   bool renew(int fd, int spare, int index, bool loopback);
   void log_stock(const char* why);

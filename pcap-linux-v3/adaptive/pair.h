@@ -37,7 +37,7 @@
 // old way and by the new one.
 //
 // A forked process shares the sockets and the rings, but not this: what it asks for is its own
-// wish. It does nothing to what is shared.
+// request. It does nothing to what is shared.
 #pragma once
 
 #include <atomic>

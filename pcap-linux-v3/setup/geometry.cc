@@ -23,112 +23,112 @@ std::uint64_t blocks_in(std::uint64_t bytes, std::uint64_t block) {
 }
 
 /// What a block needs besides its private area to hold the largest packet whole.
-std::uint64_t needed_bytes(const RingWish& wish) {
+std::uint64_t needed_bytes(const RingRequest& request) {
   constexpr std::uint64_t kPerPacket = 128;  // kPacketHeaderBytes, reserved room, alignment
   static_assert(kPerPacket >= kPacketHeaderBytes + 32);
-  return sizeof(tpacket_block_desc) + kPerPacket + wish.largest_packet;
+  return sizeof(tpacket_block_desc) + kPerPacket + request.largest_packet;
 }
 
 /// What the private area takes of a block (af_packet.c: BLK_PLUS_PRIV).
-std::uint64_t private_room(const RingWish& wish) {
-  return (wish.private_bytes + kPacketAlignment - 1) / kPacketAlignment * kPacketAlignment;
+std::uint64_t private_room(const RingRequest& request) {
+  return (request.private_bytes + kPacketAlignment - 1) / kPacketAlignment * kPacketAlignment;
 }
 
 /// The smallest block of at least so many bytes. A power of two, because the kernel allocates each
 /// block as one (af_packet.c: alloc_one_pg_vec_page).
-std::uint64_t smallest_block(const RingWish& wish, std::uint64_t needed) {
-  return std::bit_ceil(std::max<std::uint64_t>(needed, wish.page_bytes));
+std::uint64_t smallest_block(const RingRequest& request, std::uint64_t needed) {
+  return std::bit_ceil(std::max<std::uint64_t>(needed, request.page_bytes));
 }
 
 /// Whether a block whose size is set holds the largest packet behind the private area. False with a
 /// text.
-bool fits_set_block(const RingWish& wish, ErrorText& error) {
-  const std::uint64_t left = wish.set_block.bytes - needed_bytes(wish);
-  if (private_room(wish) <= left) return true;
+bool fits_set_block(const RingRequest& request, ErrorText& error) {
+  const std::uint64_t left = request.set_block.bytes - needed_bytes(request);
+  if (private_room(request) <= left) return true;
   return error.set(
       "a private area of %llu bytes leaves no room for the largest packet in a block of "
       "PCAPV3_BLOCK=%s: %llu would fit",
-      static_cast<unsigned long long>(wish.private_bytes), wish.set_block.text,
+      static_cast<unsigned long long>(request.private_bytes), request.set_block.text,
       static_cast<unsigned long long>(left / kPacketAlignment * kPacketAlignment));
 }
 
-std::uint32_t choose_retire(const RingWish& wish) {
-  if (wish.set_retire_ms != 0) return wish.set_retire_ms;
-  if (wish.immediate) return 1;
-  std::uint32_t most = wish.drain ? kDrainRetireMs : kMostRetireMs;
-  if (wish.most_retire_ms != 0) most = std::min(most, wish.most_retire_ms);
-  if (wish.timeout_ms <= 0) return std::min(kUnboundedRetireMs, most);
-  return std::min(static_cast<std::uint32_t>(wish.timeout_ms), most);
+std::uint32_t choose_retire(const RingRequest& request) {
+  if (request.set_retire_ms != 0) return request.set_retire_ms;
+  if (request.immediate) return 1;
+  std::uint32_t most = request.drain ? kDrainRetireMs : kMostRetireMs;
+  if (request.most_retire_ms != 0) most = std::min(most, request.most_retire_ms);
+  if (request.timeout_ms <= 0) return std::min(kUnboundedRetireMs, most);
+  return std::min(static_cast<std::uint32_t>(request.timeout_ms), most);
 }
 
 }  // namespace
 
-bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error) {
-  if (wish.private_bytes > kMaxPrivateBytes) {
+bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& error) {
+  if (request.private_bytes > kMaxPrivateBytes) {
     return error.set("a private area of %llu bytes in each block is too large: %u are possible",
-                     static_cast<unsigned long long>(wish.private_bytes), kMaxPrivateBytes);
+                     static_cast<unsigned long long>(request.private_bytes), kMaxPrivateBytes);
   }
-  const std::uint64_t needed_block = needed_bytes(wish);
-  const std::uint64_t most_bytes = std::max(wish.free_bytes / 2, kStockRingBytes);
+  const std::uint64_t needed_block = needed_bytes(request);
+  const std::uint64_t most_bytes = std::max(request.free_bytes / 2, kStockRingBytes);
   const std::uint64_t default_bytes =
-      std::clamp(wish.free_bytes / 64, kStockRingBytes, kDefaultRingBytes);
-  std::uint32_t retire_ms = choose_retire(wish);
+      std::clamp(request.free_bytes / 64, kStockRingBytes, kDefaultRingBytes);
+  std::uint32_t retire_ms = choose_retire(request);
 
   std::uint64_t bytes = default_bytes;
-  if (wish.set_bytes.bytes != 0) {
-    bytes = wish.set_bytes.bytes;
+  if (request.set_bytes.bytes != 0) {
+    bytes = request.set_bytes.bytes;
     if (bytes > most_bytes) {
       return error.set(
           "PCAPV3_BUFFER=%s: half of the free memory can go to a ring, which is %lluM just now",
-          wish.set_bytes.text, static_cast<unsigned long long>(most_bytes / kMiB));
+          request.set_bytes.text, static_cast<unsigned long long>(most_bytes / kMiB));
     }
-  } else if (wish.tool_bytes != 0 && wish.tool_bytes != kStockRingBytes) {
-    bytes = std::min(wish.tool_bytes, most_bytes);
+  } else if (request.tool_bytes != 0 && request.tool_bytes != kStockRingBytes) {
+    bytes = std::min(request.tool_bytes, most_bytes);
   }
 
   const std::uint64_t needed = blocks_for_stall(retire_ms);
   std::uint64_t block;
-  if (wish.set_block.bytes != 0) {
-    block = wish.set_block.bytes;
-    const std::uint64_t least_block = smallest_block(wish, needed_block);
-    if (block % wish.page_bytes != 0 || block < least_block || block > kMostBlockBytes) {
+  if (request.set_block.bytes != 0) {
+    block = request.set_block.bytes;
+    const std::uint64_t least_block = smallest_block(request, needed_block);
+    if (block % request.page_bytes != 0 || block < least_block || block > kMostBlockBytes) {
       return error.set(
           "PCAPV3_BLOCK=%s: a multiple of %u is wanted, from %lluK (so that the largest packet "
           "fits) to %lluM",
-          wish.set_block.text, wish.page_bytes, static_cast<unsigned long long>(least_block / 1024),
+          request.set_block.text, request.page_bytes, static_cast<unsigned long long>(least_block / 1024),
           static_cast<unsigned long long>(kMostBlockBytes / kMiB));
     }
-    if (!fits_set_block(wish, error)) return false;
+    if (!fits_set_block(request, error)) return false;
   } else {
-    const std::uint64_t least_block = smallest_block(wish, needed_block + private_room(wish));
+    const std::uint64_t least_block = smallest_block(request, needed_block + private_room(request));
     block = std::bit_floor(std::max<std::uint64_t>(bytes / 64, 1));
     block = std::max(std::min(block, kLargestBlockBytes), least_block);
     while (blocks_in(bytes, block) < needed && block / 2 >= least_block) block /= 2;
   }
 
   std::uint64_t count = std::max<std::uint64_t>(blocks_in(bytes, block), 2);
-  // Riding out a stall goes before a tool's small wish, up to what everybody gets by default.
-  if (count < needed && wish.set_bytes.bytes == 0) {
+  // Riding out a stall goes before a tool's small request, up to what everybody gets by default.
+  if (count < needed && request.set_bytes.bytes == 0) {
     count = std::clamp(default_bytes / block, std::max<std::uint64_t>(count, 3), needed);
   }
   // Past that, the timeout gives way.
-  if (count < needed && count > 2 && wish.set_retire_ms == 0) {
+  if (count < needed && count > 2 && request.set_retire_ms == 0) {
     const auto spare = static_cast<std::uint32_t>(count - 2);
     retire_ms = (kStallMs + spare - 1) / spare;
   }
 
   const std::uint64_t room = std::max(bytes, default_bytes);
-  if (wish.set_block.bytes != 0 && count * block > room + block) {
+  if (request.set_block.bytes != 0 && count * block > room + block) {
     return error.set(
         "PCAPV3_BLOCK=%s: a ring of %lluM has no room for the %llu blocks it needs; "
         "PCAPV3_BUFFER can ask for more",
-        wish.set_block.text, static_cast<unsigned long long>(room / kMiB),
+        request.set_block.text, static_cast<unsigned long long>(room / kMiB),
         static_cast<unsigned long long>(count));
   }
   geometry.block_bytes = static_cast<std::uint32_t>(block);
   geometry.block_count = static_cast<std::uint32_t>(std::min(count, kMostBlocks));
   geometry.retire_ms = retire_ms;
-  geometry.private_bytes = static_cast<std::uint32_t>(wish.private_bytes);
+  geometry.private_bytes = static_cast<std::uint32_t>(request.private_bytes);
   return true;
 }
 

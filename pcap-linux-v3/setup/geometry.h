@@ -18,7 +18,7 @@ namespace pcapv3 {
 inline constexpr std::uint64_t kMiB = 1 << 20;
 
 /// What libpcap's stock code asks for when the tool does not say (pcap-linux.c: setup_mmapped).
-/// dumpcap passes the same figure on as if its user had chosen it, so that it is no wish.
+/// dumpcap passes the same figure on as if its user had chosen it, so that it is no request.
 inline constexpr std::uint64_t kStockRingBytes = 2 * kMiB;
 inline constexpr std::uint64_t kDefaultRingBytes = 64 * kMiB;
 /// Small, because a block is used up whatever it holds: 256 of them and 40 ms are more than 10 s.
@@ -37,7 +37,7 @@ inline constexpr std::uint32_t kDrainRetireMs = 40;
 /// would silently become smaller (af_packet.c: init_prb_bdqc, internal.h: blk_sizeof_priv).
 inline constexpr std::uint32_t kMaxPrivateBytes = 0xffff;
 
-struct RingWish {
+struct RingRequest {
   std::uint64_t tool_bytes = 0;      ///< pcap_set_buffer_size(3PCAP); 0 or kStockRingBytes: none.
   ByteSetting set_bytes;             ///< PCAPV3_BUFFER.
   ByteSetting set_block;             ///< PCAPV3_BLOCK.
@@ -61,9 +61,9 @@ struct Geometry {
   std::uint64_t ring_bytes() const { return std::uint64_t{block_bytes} * block_count; }
 };
 
-/// Chooses. What a setting asks for is done to the letter; a tool's wish may be exceeded, and its
+/// Chooses. What a setting asks for is done to the letter; a tool's request may be exceeded, and its
 /// timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting or the
 /// private area asks for what can't be.
-bool choose_geometry(const RingWish& wish, Geometry& geometry, ErrorText& error);
+bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& error);
 
 }  // namespace pcapv3

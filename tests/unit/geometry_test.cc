@@ -12,15 +12,15 @@ constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kGiB = 1024 * kMiB;
 
 /// A roomy machine and an ordinary interface with offloads.
-RingWish wish() {
-  RingWish w;
+RingRequest request() {
+  RingRequest w;
   w.timeout_ms = 1000;
   w.free_bytes = 16 * kGiB;
   w.largest_packet = 65536 + 256;
   return w;
 }
 
-Geometry choose(const RingWish& w) {
+Geometry choose(const RingRequest& w) {
   Geometry g;
   ErrorText error;
   const bool ok = choose_geometry(w, g, error);
@@ -29,7 +29,7 @@ Geometry choose(const RingWish& w) {
   return g;
 }
 
-std::string refusal(const RingWish& w) {
+std::string refusal(const RingRequest& w) {
   Geometry g;
   ErrorText error;
   CHECK_FALSE(choose_geometry(w, g, error));
@@ -44,8 +44,8 @@ ByteSetting set(std::uint64_t bytes) { return {bytes, "as-typed"}; }
 
 }  // namespace
 
-TEST_CASE("without a wish: 256 blocks of 256 KiB") {
-  RingWish w = wish();
+TEST_CASE("without a request: 256 blocks of 256 KiB") {
+  RingRequest w = request();
   w.tool_bytes = GENERATE(std::uint64_t{0}, kStockRingBytes);
   const Geometry g = choose(w);
   CHECK(g.block_bytes == 256 * kKiB);
@@ -54,25 +54,25 @@ TEST_CASE("without a wish: 256 blocks of 256 KiB") {
 }
 
 TEST_CASE("the default ring outlasts stock's 8 s at a trickle of packets") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.drain = true;
   CHECK(stall_ms(choose(w)) >= 8000);
 }
 
 TEST_CASE("on a small machine the default is a 64th of the free memory") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.free_bytes = kGiB;
   CHECK(choose(w).ring_bytes() == 16 * kMiB);
 }
 
 TEST_CASE("the default is never less than stock's 2 MiB") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.free_bytes = GENERATE(std::uint64_t{0}, 16 * kMiB, 100 * kMiB);
   CHECK(choose(w).ring_bytes() == kStockRingBytes);
 }
 
-TEST_CASE("a tool's wish is met to the block") {
-  RingWish w = wish();
+TEST_CASE("a tool's request is met to the block") {
+  RingRequest w = request();
   w.tool_bytes = GENERATE(4 * kMiB, 16 * kMiB + 1, 100 * kMiB, 1 * kGiB + 12345);
   const Geometry g = choose(w);
   CHECK(g.ring_bytes() >= w.tool_bytes);
@@ -80,22 +80,22 @@ TEST_CASE("a tool's wish is met to the block") {
 }
 
 TEST_CASE("a large ring has no larger blocks") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.tool_bytes = kGiB;
   const Geometry g = choose(w);
   CHECK(g.block_bytes == 256 * kKiB);
   CHECK(g.block_count == 4096);
 }
 
-TEST_CASE("a tool's wish is cut to half of the free memory") {
-  RingWish w = wish();
+TEST_CASE("a tool's request is cut to half of the free memory") {
+  RingRequest w = request();
   w.tool_bytes = 2 * kGiB;
   w.free_bytes = 512 * kMiB;
   CHECK(choose(w).ring_bytes() == 256 * kMiB);
 }
 
 TEST_CASE("a block holds the largest packet whole") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.largest_packet = GENERATE(std::uint64_t{1500}, 9000, 65536 + 256, 512 * kKiB, 512 * kKiB + 256);
   w.timeout_ms = GENERATE(1, 10, 1000);
   w.tool_bytes = GENERATE(std::uint64_t{0}, std::uint64_t{1}, 256 * kKiB, 4 * kMiB);
@@ -106,7 +106,7 @@ TEST_CASE("a block holds the largest packet whole") {
 }
 
 TEST_CASE("whatever the timeout, the ring rides out a stall of 250 ms") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.timeout_ms = GENERATE(-1, 0, 1, 2, 5, 10, 50, 100, 249, 250, 1000, 10000);
   w.tool_bytes = GENERATE(std::uint64_t{0}, std::uint64_t{1}, 256 * kKiB, 1 * kMiB, 100 * kMiB);
   w.largest_packet = GENERATE(std::uint64_t{1500}, 65536 + 256, 512 * kKiB + 256);
@@ -116,7 +116,7 @@ TEST_CASE("whatever the timeout, the ring rides out a stall of 250 ms") {
 }
 
 TEST_CASE("immediate mode has the shortest retire timeout and many small blocks") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.immediate = true;
   const Geometry g = choose(w);
   CHECK(g.retire_ms == 1);
@@ -125,7 +125,7 @@ TEST_CASE("immediate mode has the shortest retire timeout and many small blocks"
 }
 
 TEST_CASE("where blocks must be huge, immediate mode's timeout gives way and not the memory") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.immediate = true;
   w.largest_packet = 512 * kKiB + 256;
   const Geometry g = choose(w);
@@ -135,7 +135,7 @@ TEST_CASE("where blocks must be huge, immediate mode's timeout gives way and not
 }
 
 TEST_CASE("the tool's timeout is the retire timeout, and none is a second") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.timeout_ms = 300;
   CHECK(choose(w).retire_ms == 300);
   w.timeout_ms = 0;
@@ -143,7 +143,7 @@ TEST_CASE("the tool's timeout is the retire timeout, and none is a second") {
 }
 
 TEST_CASE("a handle that drains has its open block handed over soon") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.drain = true;
   w.timeout_ms = GENERATE(0, 41, 1000, 10000);
   CHECK(choose(w).retire_ms == kDrainRetireMs);
@@ -152,15 +152,15 @@ TEST_CASE("a handle that drains has its open block handed over soon") {
 }
 
 TEST_CASE("PCAPV3_RETIRE goes before the tool's timeout and before immediate mode") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.set_retire_ms = 20;
   CHECK(choose(w).retire_ms == 20);
   w.immediate = true;
   CHECK(choose(w).retire_ms == 20);
 }
 
-TEST_CASE("PCAPV3_BUFFER goes before the tool's wish, to the letter") {
-  RingWish w = wish();
+TEST_CASE("PCAPV3_BUFFER goes before the tool's request, to the letter") {
+  RingRequest w = request();
   w.tool_bytes = 100 * kMiB;
   w.set_bytes = set(8 * kMiB);
   w.timeout_ms = GENERATE(1, 1000);
@@ -168,19 +168,19 @@ TEST_CASE("PCAPV3_BUFFER goes before the tool's wish, to the letter") {
 }
 
 TEST_CASE("PCAPV3_BUFFER can ask for more than 4 GiB") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.set_bytes = set(6 * kGiB);
   CHECK(choose(w).ring_bytes() == 6 * kGiB);
 }
 
 TEST_CASE("PCAPV3_BUFFER beyond half of the free memory is refused") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.set_bytes = set(9 * kGiB);
   CHECK(refusal(w).rfind("PCAPV3_BUFFER=as-typed: ", 0) == 0);
 }
 
 TEST_CASE("PCAPV3_BLOCK sets the block") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.set_block = set(256 * kKiB);
   const Geometry g = choose(w);
   CHECK(g.block_bytes == 256 * kKiB);
@@ -188,7 +188,7 @@ TEST_CASE("PCAPV3_BLOCK sets the block") {
 }
 
 TEST_CASE("PCAPV3_BLOCK of which the ring has no room for enough is refused") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.set_block = set(kGiB);
   CHECK(refusal(w).rfind("PCAPV3_BLOCK=as-typed: ", 0) == 0);
   w.set_bytes = set(4 * kGiB);
@@ -196,13 +196,13 @@ TEST_CASE("PCAPV3_BLOCK of which the ring has no room for enough is refused") {
 }
 
 TEST_CASE("PCAPV3_BLOCK that is no page's multiple, too small or too large is refused") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.set_block = set(GENERATE(std::uint64_t{1000}, 4096, 64 * kKiB, 128 * kKiB + 1, 2 * kGiB));
   CHECK(refusal(w).rfind("PCAPV3_BLOCK=as-typed: ", 0) == 0);
 }
 
 TEST_CASE("a private area makes blocks larger where they would not hold the largest packet") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.private_bytes = GENERATE(std::uint64_t{0}, 1, 8, 1000, 65000, 65535);
   w.largest_packet = GENERATE(std::uint64_t{1500}, 65536 + 256, 512 * kKiB + 256);
   w.timeout_ms = GENERATE(1, 1000);
@@ -215,7 +215,7 @@ TEST_CASE("a private area makes blocks larger where they would not hold the larg
 }
 
 TEST_CASE("a private area costs no memory where blocks have the room") {
-  RingWish w = wish();
+  RingRequest w = request();
   const Geometry without = choose(w);
   w.private_bytes = kMaxPrivateBytes;
   const Geometry with = choose(w);
@@ -224,7 +224,7 @@ TEST_CASE("a private area costs no memory where blocks have the room") {
 }
 
 TEST_CASE("a private area beyond the kernel's 16 bits is refused") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.private_bytes = kMaxPrivateBytes;
   CHECK(choose(w).private_bytes == 65535);
   w.private_bytes =
@@ -236,7 +236,7 @@ TEST_CASE("a private area beyond the kernel's 16 bits is refused") {
 }
 
 TEST_CASE("a private area in a block of a set size has what the largest packet leaves") {
-  RingWish w = wish();
+  RingRequest w = request();
   w.set_block = set(GENERATE(128 * kKiB, 132 * kKiB));
   w.largest_packet = 100'001;
   const std::uint64_t room = (w.set_block.bytes - 48 - 128 - w.largest_packet) / 8 * 8;
