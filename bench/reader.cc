@@ -261,7 +261,7 @@ void run_count(const char* interface, char** command, bool timed) {
 class Writer {
  public:
   explicit Writer(const char* path)
-      : fd_(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)), buffer_(kPiece + kMost) {
+      : fd_(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)), buffer_(kPiece + kMax) {
     if (fd_ < 0) give_up(path, std::strerror(errno));
     const pcap_file_header header = {.magic = 0xa1b2c3d4,
                                      .version_major = PCAP_VERSION_MAJOR,
@@ -281,7 +281,7 @@ class Writer {
 
   void write_packet(const RawPacket& p) {
     const std::uint32_t record[4] = {p.seconds, p.nanoseconds / 1000, p.stored, p.length};
-    if (p.stored > kMost - sizeof(record)) give_up("write", "a packet of more than 1 MiB");
+    if (p.stored > kMax - sizeof(record)) give_up("write", "a packet of more than 1 MiB");
     put(record, sizeof(record));
     put(p.bytes, p.stored);
     if (used_ >= kPiece) flush();
@@ -289,7 +289,7 @@ class Writer {
 
  private:
   static constexpr std::size_t kPiece = 1 << 20;
-  static constexpr std::size_t kMost = 1 << 20;  // of one packet, so that it fits behind a piece
+  static constexpr std::size_t kMax = 1 << 20;  // of one packet, so that it fits behind a piece
 
   void put(const void* bytes, std::size_t length) {
     std::memcpy(buffer_.data() + used_, bytes, length);

@@ -122,13 +122,13 @@ static int take_spare(pcap_t* p, int index) {
   const int spare = joined(p)->spare;
   /* One that is not up has to be waited for: before Linux 6.13 a socket joins a group only when it
    * runs (fanout_add), and a spare one that can't is used up. */
-  if (spare == 0 || !pcapv3_stock_is_up(p, spare) || pcapv3_port_shut(port, spare) != 0 ||
+  if (spare == 0 || !pcapv3_stock_is_up(p, spare) || pcapv3_port_attach_drop_all(port, spare) != 0 ||
       pcapv3_stock_bind(p, spare, index) != 0) {
     return -1;
   }
   pcapv3_host_ops.count(p); /* the last of the old one's */
   const int loopback = index == pcapv3_stock_state(p).loopback;
-  const int status = pcapv3_port_renew(port, p->fd, spare, index, loopback);
+  const int status = pcapv3_port_replace_socket(port, p->fd, spare, index, loopback);
   pcapv3_child_close_spare(p); /* which may have a ring */
   open_next_spare(p);
   if (status != 0) return -1;

@@ -200,7 +200,7 @@ static void silence(pcap_t* p) {
    */
   const struct sockaddr_ll nowhere = {.sll_family = AF_PACKET,
                                       .sll_protocol = htons(0x0005 /* ETH_P_SNAP */)};
-  pcapv3_stock_shut(p);
+  pcapv3_stock_attach_drop_all(p);
   (void)bind(p->fd, (const struct sockaddr*)&nowhere, sizeof(nowhere));
   if (p->opt.promisc) {
     const struct packet_mreq request = {.mr_ifindex = pcapv3_stock_state(p).interface,

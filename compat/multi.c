@@ -26,7 +26,7 @@
 
 struct multi {
   struct pcapv3_port_names names;
-  pcap_t* ports[PCAPV3_MOST_PORTS]; /* all there once it is activated */
+  pcap_t* ports[PCAPV3_MAX_PORTS]; /* all there once it is activated */
   int cooked;
   int nonblocking;
   int flow_hash;
@@ -100,8 +100,8 @@ static void close_ports(pcap_t* p) {
  * 0, or an error with its text, and then it has what it had. */
 static int replace_ports(pcap_t* p) {
   struct multi* a = of(p);
-  struct pcapv3_port* ports[PCAPV3_MOST_PORTS];
-  int sockets[PCAPV3_MOST_PORTS];
+  struct pcapv3_port* ports[PCAPV3_MAX_PORTS];
+  int sockets[PCAPV3_MAX_PORTS];
   for (unsigned i = 0; i < a->names.count; ++i) {
     ports[i] = pcapv3_child_port(a->ports[i]);
     sockets[i] = pcap_fileno(a->ports[i]);
@@ -297,7 +297,7 @@ static int multi_setdirection(pcap_t* p, pcap_direction_t direction) {
 
 static int set_link_types(pcap_t* p, int link_type) {
   struct multi* a = of(p);
-  int before[PCAPV3_MOST_PORTS];
+  int before[PCAPV3_MAX_PORTS];
   for (unsigned i = 0; i < a->names.count; ++i) {
     before[i] = pcap_datalink(a->ports[i]);
     if (before[i] == link_type || pcap_set_datalink(a->ports[i], link_type) == 0) continue;
@@ -312,7 +312,7 @@ static int set_link_types(pcap_t* p, int link_type) {
  * were stay. */
 static int change_ports(pcap_t* p, int cooked, int link_type) {
   struct multi* a = of(p);
-  pcap_t* before[PCAPV3_MOST_PORTS];
+  pcap_t* before[PCAPV3_MAX_PORTS];
   const int cooked_before = a->cooked;
   memcpy(before, a->ports, sizeof(before));
   memset(a->ports, 0, sizeof(a->ports));
@@ -587,7 +587,7 @@ static bpf_u_int32 flags_of(struct pcap_if_list* devices, const struct pcapv3_po
 
 int pcapv3_multi_find_devices(struct pcap_if_list* devices, char* error) {
   struct pcapv3_port_names names;
-  char name[PCAPV3_MOST_PORTS * IF_NAMESIZE];
+  char name[PCAPV3_MAX_PORTS * IF_NAMESIZE];
   int more;
   for (unsigned i = 0; (more = pcapv3_listed_ports(i, &names, name, sizeof(name), error)) > 0;
        ++i) {

@@ -134,7 +134,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
     return -1; /* stock code then does without a filter in the kernel, on both */
   }
   if (p != NULL && pcapv3_handle_of(p)->joining != NULL && level == SOL_PACKET &&
-      name == PACKET_RX_RING && pcapv3_port_shut(pcapv3_handle_of(p)->joining, fd) != 0) {
+      name == PACKET_RX_RING && pcapv3_port_attach_drop_all(pcapv3_handle_of(p)->joining, fd) != 0) {
     return -1;
   }
   /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */
@@ -151,7 +151,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       .immediate = pcapv3_handle_of(p)->immediate,
       .interface = stock_of(p)->ifindex,
       .cooked = stock_of(p)->cooked,
-      .most_retire_ms = pcapv3_handle_of(p)->max_retire_ms,
+      .max_retire_ms = pcapv3_handle_of(p)->max_retire_ms,
       .flow_hash = pcapv3_handle_of(p)->flow_hash,
       .private_size = pcapv3_handle_of(p)->private_size,
   };
@@ -533,6 +533,6 @@ int pcapv3_stock_bind(const pcap_t* p, int fd, int index) {
 
 int pcapv3_stock_device_exists(const pcap_t* p) { return device_still_exists((pcap_t*)p); }
 
-void pcapv3_stock_shut(const pcap_t* p) {
+void pcapv3_stock_attach_drop_all(const pcap_t* p) {
   (void)setsockopt(p->fd, SOL_SOCKET, SO_ATTACH_FILTER, &total_fcode, sizeof(total_fcode));
 }

@@ -66,6 +66,6 @@ int pcapv3_stock_bind(const pcap_t* p, int fd, int index);
 int pcapv3_stock_device_exists(const pcap_t* p);
 int pcapv3_stock_is_up(const pcap_t* p, int fd);
 /* Keeps all packets out of the handle's socket. */
-void pcapv3_stock_shut(const pcap_t* p);
+void pcapv3_stock_attach_drop_all(const pcap_t* p);
 
 #endif

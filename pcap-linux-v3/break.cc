@@ -81,9 +81,9 @@ std::uint64_t Break::left_ns() const {
 
 int Break::batch() {
   constexpr std::uint64_t kSlowNs = 1'000'000;  // a batch
-  constexpr int kMost = 256;
+  constexpr int kMax = 256;
   const std::uint64_t now_ns = monotonic_ns();
-  batch_ = now_ns - batch_ns_ < kSlowNs ? std::min(2 * batch_, kMost) : 1;
+  batch_ = now_ns - batch_ns_ < kSlowNs ? std::min(2 * batch_, kMax) : 1;
   batch_ns_ = now_ns;
   return batch_;
 }

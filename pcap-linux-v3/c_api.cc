@@ -43,12 +43,12 @@ int pcapv3_port_wants_summary(const pcapv3_port* port) { return port->wants_summ
 int pcapv3_port_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
 int pcapv3_port_adapts(const pcapv3_port* port) { return port->adapts() ? 1 : 0; }
 int pcapv3_port_fans_out(const pcapv3_port* port) { return port->fans_out() ? 1 : 0; }
-int pcapv3_port_shut(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
+int pcapv3_port_attach_drop_all(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
 int pcapv3_port_join_fanout(pcapv3_port* port, int fd, int index, int loopback) {
   return port->join_fanout(fd, index, loopback != 0) ? 0 : -1;
 }
-int pcapv3_port_renew(pcapv3_port* port, int fd, int spare, int index, int loopback) {
-  return port->renew(fd, spare, index, loopback != 0) ? 0 : -1;
+int pcapv3_port_replace_socket(pcapv3_port* port, int fd, int spare, int index, int loopback) {
+  return port->replace_socket(fd, spare, index, loopback != 0) ? 0 : -1;
 }
 int pcapv3_port_make_ring(pcapv3_port* port, int fd, const pcapv3_ring_request* request) {
   return port->make_ring(fd, *request);

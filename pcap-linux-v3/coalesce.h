@@ -23,12 +23,12 @@ class WakeupCoalescing {
   /// Packets since the last wait that make a reader busy.
   static constexpr std::uint64_t kBusyPackets = 1000;
   /// What a ring must have room for: more than comes at 10 Gbit/s in the longest pause.
-  static constexpr std::uint64_t kLeastRingBytes = 32 << 20;
+  static constexpr std::uint64_t kMinRingBytes = 32 << 20;
 
   /// A ring is to be read; its packets may wait for `longest_ns` more. To be told of each.
   void add(std::uint64_t ring_bytes, std::uint32_t ring_blocks, std::uint64_t longest_ns) {
-    least_blocks_ = std::min(least_blocks_, ring_blocks);
-    length_ns_ = std::min(length_ns_, ring_bytes < kLeastRingBytes ? 0 : longest_ns);
+    min_blocks_ = std::min(min_blocks_, ring_blocks);
+    length_ns_ = std::min(length_ns_, ring_bytes < kMinRingBytes ? 0 : longest_ns);
   }
   /// A wait, or a sleep, has ended.
   void woke(std::uint64_t now_ns) { woken_ns_ = now_ns; }
@@ -44,14 +44,14 @@ class WakeupCoalescing {
     const std::uint64_t apart_ns = woken_ns_ - std::exchange(found_ns_, woken_ns_);
     const std::uint64_t passed_ns = now_ns - woken_ns_;
     if (packets < kBusyPackets || passed_ns >= length_ns_) return 0;
-    if (blocks * length_ns_ > least_blocks_ / 4 * apart_ns) return 0;
+    if (blocks * length_ns_ > min_blocks_ / 4 * apart_ns) return 0;
     sleeps_ = slept || apart_ns <= length_ns_;
     return sleeps_ ? length_ns_ - passed_ns : 0;
   }
 
  private:
   std::uint64_t length_ns_ = kLongestNs;
-  std::uint32_t least_blocks_ = ~std::uint32_t{0};
+  std::uint32_t min_blocks_ = ~std::uint32_t{0};
   std::uint64_t delivered_ = 0;  // before the last wait
   std::uint64_t given_back_ = 0;
   std::uint64_t woken_ns_ = 0;  // when that ended

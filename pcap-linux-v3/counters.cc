@@ -16,10 +16,10 @@ std::size_t summarize(const Counters& c, const char* device, bool merged, bool t
                   Number{c.switches});
   }
   char blocks[128] = "";
-  if (c.most_outstanding != 0) {
+  if (c.max_outstanding != 0) {
     std::snprintf(blocks, sizeof(blocks),
                   ", unwalked %llu, blocks outstanding %llu, most outstanding %llu",
-                  Number{c.unwalked}, Number{c.outstanding}, Number{c.most_outstanding});
+                  Number{c.unwalked}, Number{c.outstanding}, Number{c.max_outstanding});
   }
   const int length = std::snprintf(
       text, room,

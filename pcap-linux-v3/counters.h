@@ -27,7 +27,7 @@ struct Counters {
   // Of blocks that the program acquired.
   std::uint64_t unwalked = 0;          ///< Packets in released blocks that it did not walk past.
   std::uint64_t outstanding = 0;       ///< Blocks that it has not released.
-  std::uint64_t most_outstanding = 0;  ///< The most that it had at once.
+  std::uint64_t max_outstanding = 0;  ///< The most that it had at once.
 
   /// Packets that are accounted for.
   std::uint64_t seen() const {

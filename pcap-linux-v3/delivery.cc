@@ -94,7 +94,7 @@ std::uint8_t* put_tag(std::uint8_t* bytes, int offset, const tpacket3_hdr& h) {
 }  // namespace
 
 template <typename Cursor, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
-int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user,
+int Delivery::loop(Cursor& cursor, int max, pcap_handler callback, u_char* user,
                    std::uintptr_t* place) {
   constexpr std::uint32_t kHeaderBytes = header_bytes(kHeader);
   const std::uint32_t snapshot = plan_.snapshot;
@@ -106,7 +106,7 @@ int Delivery::loop(Cursor& cursor, int most, pcap_handler callback, u_char* user
   if (place != nullptr) *place = reinterpret_cast<std::uintptr_t>(&header);
 
   typename Cursor::LocalCursor here(cursor);
-  while (delivered < most && here.has_packet() && *break_flag_ == 0 &&
+  while (delivered < max && here.has_packet() && *break_flag_ == 0 &&
          plan_number == plan_number_) {
     const PacketView packet = here.packet();
     const tpacket3_hdr& h = packet.header();

@@ -55,19 +55,19 @@ class Delivery {
 
   /// Delivers packets from `cursor` on until `most` have been, the cursor is at its end or corrupt,
   /// the break flag is set, or the plan has changed. Returns how many were.
-  int run(PacketCursor& cursor, int most, pcap_handler callback, u_char* user) {
+  int run(PacketCursor& cursor, int max, pcap_handler callback, u_char* user) {
     return run(cursor, most, callback, user, nullptr);
   }
   /// Writes to `header` first where the header is that the callback gets, unless it is null.
-  int run(PacketCursor& cursor, int most, pcap_handler callback, u_char* user,
+  int run(PacketCursor& cursor, int max, pcap_handler callback, u_char* user,
           std::uintptr_t* header) {
     return (this->*loop_)(cursor, most, callback, user, header);
   }
-  int run(TellingCursor& cursor, int most, pcap_handler callback, u_char* user) {
+  int run(TellingCursor& cursor, int max, pcap_handler callback, u_char* user) {
     return (this->*telling_loop_)(cursor, most, callback, user, nullptr);
   }
   /// The same for packets of several ports, which are counted in each port's own counters.
-  int run(Merge& merge, int most, pcap_handler callback, u_char* user) {
+  int run(Merge& merge, int max, pcap_handler callback, u_char* user) {
     return (this->*merge_loop_)(merge, most, callback, user, nullptr);
   }
 
@@ -76,7 +76,7 @@ class Delivery {
   using Loop = int (Delivery::*)(Cursor&, int, pcap_handler, u_char*, std::uintptr_t*);
 
   template <typename Cursor, LinkHeader kHeader, bool kEitherWay, bool kFiltered>
-  int loop(Cursor& cursor, int most, pcap_handler callback, u_char* user, std::uintptr_t* place);
+  int loop(Cursor& cursor, int max, pcap_handler callback, u_char* user, std::uintptr_t* place);
   template <typename Cursor, LinkHeader kHeader>
   static Loop<Cursor> loop_for(bool either_way, bool filtered);
   template <typename Cursor>

@@ -3,10 +3,10 @@
 namespace pcapv3 {
 
 void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count, bool whole) {
-  constexpr unsigned kMostSources = 64;
+  constexpr unsigned kMaxPositions = 64;
   // A mark is wrong only if it was made in the very moment in which the block was opened.
   constexpr int kAttempts = 3;
-  RingPosition::Mark marks[kMostSources];
+  RingPosition::Mark marks[kMaxPositions];
   bool final = false;
   bool possible = grace_period.wait();
   for (unsigned i = 0; i < count; ++i) marks[i] = positions[i]->mark();

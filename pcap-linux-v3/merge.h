@@ -47,7 +47,7 @@ namespace pcapv3 {
 
 class Merge {
  public:
-  static constexpr unsigned kMostPorts = 64;
+  static constexpr unsigned kMaxPorts = 64;
   /// How much older a packet's stamp can be than one that is before it in the ring, in nanoseconds.
   static constexpr std::uint64_t kDisorderNs = 1'000'000;
 
@@ -63,7 +63,7 @@ class Merge {
   /// to come is waited for, because it always comes soon.
   void set_one_interface() { one_interface_ = true; }
 
-  /// Takes in the port with the number `port`, below kMostPorts. What is given with it must live as
+  /// Takes in the port with the number `port`, below kMaxPorts. What is given with it must live as
   /// long as packets are taken: its filter, and the counters, which get its late packets. False if
   /// memory is short.
   bool add(unsigned port, RingPosition& position, Counters& counters, const UserlandFilter& filter);
@@ -240,7 +240,7 @@ class Merge {
 
   std::uint64_t window_ns_ = 25'000'000;
   bool one_interface_ = false;
-  Input inputs_[kMostPorts];
+  Input inputs_[kMaxPorts];
   unsigned ports_ = 0;  // one more than the highest port's number
   Head* heap_ = nullptr;
   Part* parts_ = nullptr;

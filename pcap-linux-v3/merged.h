@@ -53,7 +53,7 @@ class Merged {
   };
 
   Merge merge_;
-  Ring rings_[Merge::kMostPorts];
+  Ring rings_[Merge::kMaxPorts];
   unsigned count_ = 0;
 };
 

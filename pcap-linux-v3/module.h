@@ -73,7 +73,7 @@ int pcapv3_port_adapts(const struct pcapv3_port* port);
  * interface `index`. Each returns 0, or -1 with a text in pcapv3_port_error().
  */
 int pcapv3_port_fans_out(const struct pcapv3_port* port);
-int pcapv3_port_shut(struct pcapv3_port* port, int fd);
+int pcapv3_port_attach_drop_all(struct pcapv3_port* port, int fd);
 int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int loopback);
 
 /*
@@ -82,7 +82,7 @@ int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int loo
  * been read. Returns 0, or -1 with everything as it was, and the reason in the debug log. The ring
  * has as many blocks as the handle's first one, or fewer if memory is short.
  */
-int pcapv3_port_renew(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
+int pcapv3_port_replace_socket(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
 
 /* What the ring is to be made for. */
 struct pcapv3_ring_request {
@@ -91,7 +91,7 @@ struct pcapv3_ring_request {
   int immediate;
   int interface; /* index; -1 for all */
   int cooked;
-  unsigned most_retire_ms; /* the longest retire timeout; 0: no such limit */
+  unsigned max_retire_ms; /* the longest retire timeout; 0: no such limit */
   int flow_hash;           /* packets are to have one */
   size_t private_size;     /* bytes of each block for the program */
 };
@@ -138,11 +138,11 @@ void pcapv3_port_log_stock(struct pcapv3_port* port, const char* why);
 
 /* ---- Names of several ports ---- */
 
-enum { PCAPV3_MOST_PORTS = 64, PCAPV3_NAME_BYTES = 16 /* IF_NAMESIZE */ };
+enum { PCAPV3_MAX_PORTS = 64, PCAPV3_NAME_BYTES = 16 /* IF_NAMESIZE */ };
 
 struct pcapv3_port_names {
   unsigned count;
-  char names[PCAPV3_MOST_PORTS][PCAPV3_NAME_BYTES];
+  char names[PCAPV3_MAX_PORTS][PCAPV3_NAME_BYTES];
 };
 
 /* Reads a list of ports, "eth1,eth2". Returns -1, with a text in `error` (PCAP_ERRBUF_SIZE bytes),

@@ -99,7 +99,7 @@ bool pcapv3_port::adapts() const {
 }
 
 bool pcapv3_port::shut(int fd) {
-  return pcapv3::shut(fd) || error_.set("can't attach a filter: %s", std::strerror(errno));
+  return pcapv3::attach_drop_all(fd) || error_.set("can't attach a filter: %s", std::strerror(errno));
 }
 
 bool pcapv3_port::join_fanout(int fd, int index, bool loopback) {
@@ -111,7 +111,7 @@ bool pcapv3_port::join_fanout(int fd, int index, bool loopback) {
   return true;
 }
 
-bool pcapv3_port::renew(int fd, int spare, int index, bool loopback) {
+bool pcapv3_port::replace_socket(int fd, int spare, int index, bool loopback) {
   sock_filter code[BPF_MAXINSNS] = {};
   sock_fprog filter = {BPF_MAXINSNS, code};
   pcapv3::Ring ring;
@@ -145,7 +145,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_ring_request& request) {
   w.timeout_ms = request.timeout_ms;
   w.immediate = request.immediate != 0;
   flow_hash_ = request.flow_hash != 0;
-  w.most_retire_ms = request.most_retire_ms;
+  w.max_retire_ms = request.max_retire_ms;
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
   w.largest_packet = largest_packet_ = pcapv3::largest_packet(request.interface);

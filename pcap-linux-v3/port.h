@@ -52,11 +52,11 @@ struct pcapv3_port {
   bool takes_immediate() const;
   bool adapts() const;
   bool fans_out() const { return settings_.fanout.is_set(); }
-  bool shut(int fd);
+  bool attach_drop_all(int fd);
   bool join_fanout(int fd, int index, bool loopback);
   int make_ring(int fd, const pcapv3_ring_request& request);
-  /// Goes on with the socket `spare` in place of `fd`; see module.h: pcapv3_port_renew.
-  bool renew(int fd, int spare, int index, bool loopback);
+  /// Goes on with the socket `spare` in place of `fd`; see module.h: pcapv3_port_replace_socket.
+  bool replace_socket(int fd, int spare, int index, bool loopback);
   void log_stock(const char* why);
 
   // ---- What the handle is ----

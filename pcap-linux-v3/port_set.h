@@ -10,8 +10,8 @@
 namespace pcapv3 {
 
 struct PortSet {
-  static constexpr unsigned kMaxPorts = Merge::kMostPorts;
-  static_assert(kMaxPorts == PCAPV3_MOST_PORTS);
+  static constexpr unsigned kMaxPorts = Merge::kMaxPorts;
+  static_assert(kMaxPorts == PCAPV3_MAX_PORTS);
 
   static std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
   /// All of them, by bit.

@@ -9,7 +9,7 @@
 namespace pcapv3 {
 namespace {
 
-constexpr unsigned kFewestBlocks = 2;
+constexpr unsigned kMinBlocks = 2;
 
 bool request(int fd, const Geometry& g, bool flow_hash) {
   tpacket_req3 r{};
@@ -55,8 +55,8 @@ bool Ring::create(int fd, const Geometry& wanted, bool flow_hash) {
       errno = error;
       fewer = g.block_count / 2;
     }
-    if (errno != ENOMEM || g.block_count <= kFewestBlocks) return false;
-    g.block_count = std::max(g.block_count - std::max(fewer, 1u), kFewestBlocks);
+    if (errno != ENOMEM || g.block_count <= kMinBlocks) return false;
+    g.block_count = std::max(g.block_count - std::max(fewer, 1u), kMinBlocks);
   }
 }
 

@@ -116,7 +116,7 @@ Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const RingPosition& 
     }
   }
   const int reason = errno;
-  if (joining != Joining::kDone) (void)shut(frames.socket());
+  if (joining != Joining::kDone) (void)attach_drop_all(frames.socket());
   const bool settled = wait_for_grace(frames.socket());
   if (joining == Joining::kDone) {
     const unsigned copies = frames.drop_copies(position, ahead, stamp_of(joined_ns + kOnItsWayNs));

@@ -37,12 +37,12 @@ bool TwoRings::has_made_frames() {
   if (frames_ == nullptr) return false;
   // With fewer blocks they are all in somebody's hands too soon: the one being read, the one that
   // is filled, and one that makes the socket readable (pair.h).
-  constexpr std::uint32_t kFewestBlocks = 4;
+  constexpr std::uint32_t kMinBlocks = 4;
   const std::uint32_t blocks = port_.ring().geometry().block_count;
-  if (blocks < kFewestBlocks) {
+  if (blocks < kMinBlocks) {
     port_.debug().line("%s: no ring of frames, as there are %u blocks only", port_.device(),
                        blocks);
-  } else if (frames_->wait_until_made() && shut(frames_->socket())) {
+  } else if (frames_->wait_until_made() && attach_drop_all(frames_->socket())) {
     port_.debug().line("%s: TPACKET_V2 ring, %u frames of %u KiB", port_.device(),
                        frames_->frame_count(), frames_->frame_bytes() / 1024);
     port_.summarize_frames(true);
@@ -310,10 +310,10 @@ void TwoRings::take_frames(std::uint64_t now_ns) {
 /// __fanout_set_data_bpf waits for RCU to free the program before), and again to go back.
 void TwoRings::consider_blocks_only(std::uint64_t now_ns) {
   constexpr std::uint64_t kAfterNs = 1000 * kNsPerMs;
-  constexpr unsigned kMostRings = 20;  // filled in that time: one lasts for 50 ms at least
+  constexpr unsigned kMaxRings = 20;  // filled in that time: one lasts for 50 ms at least
   if (now_ns - busy_since_ns_ < kAfterNs) return;
   const std::uint64_t blocks = port_.counters().blocks;
-  bypassed_ = blocks - busy_since_block_ <= kMostRings * port_.position().block_count() &&
+  bypassed_ = blocks - busy_since_block_ <= kMaxRings * port_.position().block_count() &&
               choose_blocks(frames_->socket());
   busy_since_ns_ = now_ns;
   busy_since_block_ = blocks;

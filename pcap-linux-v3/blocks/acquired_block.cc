@@ -6,11 +6,11 @@ const volatile std::sig_atomic_t pcap_v3_block::never_ = 0;
 
 int pcap_v3_block::dispatch(int count, pcap_handler callback, u_char* user) {
   got_ = nullptr;
-  const int most = count <= 0 ? INT_MAX : count;
+  const int max = count <= 0 ? INT_MAX : count;
   int delivered = 0;
   // The run ends early if the callback has itself read on.
-  for (int more = -1; more != 0 && delivered < most; delivered += more) {
-    more = delivery_.run(cursor_, most - delivered, callback, user);
+  for (int more = -1; more != 0 && delivered < max; delivered += more) {
+    more = delivery_.run(cursor_, max - delivered, callback, user);
   }
   return cursor_.corrupt() ? drop_rest() : delivered;
 }

@@ -34,7 +34,7 @@ BlockPool::~BlockPool() {
 pcap_v3_block* BlockPool::acquire(unsigned index, const PacketCursor& cursor, const Plan& plan,
                                   Program* program, const pcap_v3_info& info) {
   const unsigned outstanding = references_.fetch_add(1, std::memory_order_relaxed);
-  if (outstanding > most_outstanding_) most_outstanding_ = outstanding;
+  if (outstanding > max_outstanding_) max_outstanding_ = outstanding;
   uncollected_ += info.packets;
   pcap_v3_block& block = blocks_[index];
   block.pool_ = this;
@@ -77,7 +77,7 @@ void BlockPool::collect(Counters& counters) {
   move(corrupt_, counters.corrupt);
   move(unwalked_, counters.unwalked);
   counters.outstanding = outstanding();
-  counters.most_outstanding = most_outstanding_;
+  counters.max_outstanding = max_outstanding_;
 }
 
 void BlockPool::close(Ring&& ring) {

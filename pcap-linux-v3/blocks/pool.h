@@ -35,7 +35,7 @@ class BlockPool {
                          Program* program, const pcap_v3_info& info);
   /// Returns how many blocks are outstanding, and the most that ever were.
   unsigned outstanding() const { return references_.load(std::memory_order_relaxed) - 1; }
-  unsigned most_outstanding() const { return most_outstanding_; }
+  unsigned max_outstanding() const { return max_outstanding_; }
   /// Adds to `counters` what was counted in blocks that were released since the last call.
   void collect(Counters& counters);
   /// Returns the number of packets in acquired blocks that collect() has not added yet.
@@ -59,7 +59,7 @@ class BlockPool {
   std::atomic<std::uint64_t> other_way_{0};
   std::atomic<std::uint64_t> corrupt_{0};
   std::atomic<std::uint64_t> unwalked_{0};
-  unsigned most_outstanding_ = 0;
+  unsigned max_outstanding_ = 0;
   std::uint64_t uncollected_ = 0;
   char device_[64] = "";
   const Ring* ring_ = nullptr;  // the port's, until that is gone

@@ -34,7 +34,7 @@ constexpr struct {
 /// take its first half.
 struct Arguments {
   std::uint32_t id_and_mode;
-  std::uint32_t most_members;
+  std::uint32_t max_members;
 };
 
 /// Limits of members from 257 on, because what others ask for, by not asking, is 256. The kernel
@@ -69,8 +69,8 @@ bool copy_option(int from, int to, int option) {
          setsockopt(to, SOL_PACKET, option, &value, length) == 0;
 }
 
-int join(int socket, std::uint16_t id, std::uint32_t mode, std::uint32_t most_members) {
-  const Arguments arguments = {mode << 16 | id, most_members};
+int join(int socket, std::uint16_t id, std::uint32_t mode, std::uint32_t max_members) {
+  const Arguments arguments = {mode << 16 | id, max_members};
   const socklen_t length =
       kernel_is_at_least(5, 11) ? sizeof(arguments) : sizeof(arguments.id_and_mode);
   return setsockopt(socket, SOL_PACKET, PACKET_FANOUT, &arguments, length);
@@ -110,7 +110,7 @@ FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user) {
   const std::uint32_t place = mix(mix(interface) ^ user ^ (group & 0x8000u));
   FanoutGroup result;
   result.id = static_cast<std::uint16_t>(0x8000u | ((place ^ group) & 0x7fffu));
-  result.most_members = kLeastMembers + mix(place ^ (std::uint32_t{group} << 16)) % kMembersSpan;
+  result.max_members = kLeastMembers + mix(place ^ (std::uint32_t{group} << 16)) % kMembersSpan;
   return result;
 }
 
@@ -124,7 +124,7 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
   // The socket's own PACKET_IGNORE_OUTGOING has no effect in a group. Kernels that do not know the
   // flag take it and do nothing about it; the reader drops those copies then.
   if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-  if (join(socket, group.id, mode, group.most_members) == 0) {
+  if (join(socket, group.id, mode, group.max_members) == 0) {
     // Right after it: the member's share is lost to all until then.
     if (open_filter(socket, filter)) return true;
     return error.set("can't change the filter: %s", std::strerror(errno));
@@ -168,7 +168,7 @@ bool begin_pair(int first, bool loopback, PairGroup& group) {
 
 bool complete_pair(int second, const PairGroup& group) {
   return join(second, static_cast<std::uint16_t>(group.id_and_mode), group.id_and_mode >> 16,
-              group.most_members) == 0;
+              group.max_members) == 0;
 }
 
 bool are_in_one_group(int one, int other) {
@@ -185,7 +185,7 @@ bool choose_blocks(int socket) { return choose(socket, kBlocksMember); }
 
 bool choose_frames(int socket) { return choose(socket, kFramesMember); }
 
-bool shut(int socket) {
+bool attach_drop_all(int socket) {
   sock_filter reject = {BPF_RET | BPF_K, 0, 0, 0};
   const sock_fprog program = {1, &reject};
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0;

@@ -31,7 +31,7 @@ struct FanoutGroup {
   std::uint16_t id = 0;
   /// The kernel refuses who asks for another number of members than the group was made with (from
   /// 5.11 on), which keeps out strangers and the members of other groups that get the same id.
-  std::uint32_t most_members = 0;
+  std::uint32_t max_members = 0;
 };
 
 /// The group that `group` stands for on interface `index` (0 or less: all) for user `user`. Members
@@ -51,7 +51,7 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
 /// as a socket first.
 struct PairGroup {
   std::uint32_t id_and_mode = 0;
-  std::uint32_t most_members = 0;
+  std::uint32_t max_members = 0;
 };
 /// Begins one, which `first` is in alone. False, with errno.
 bool begin_pair(int first, bool loopback, PairGroup& group);
@@ -65,7 +65,7 @@ bool choose_blocks(int socket);
 bool choose_frames(int socket);
 
 /// Keeps all packets out of `socket`; and gives one that was shut `filter`, or none if it is empty.
-bool shut(int socket);
+bool attach_drop_all(int socket);
 bool open_filter(int socket, const sock_fprog& filter);
 
 /// The filter of `socket`, into `filter`, whose room for instructions is told by its length. False,

@@ -56,7 +56,7 @@ std::uint32_t choose_retire(const RingRequest& request) {
   if (request.set_retire_ms != 0) return request.set_retire_ms;
   if (request.immediate) return 1;
   std::uint32_t most = request.drain ? kDrainRetireMs : kMostRetireMs;
-  if (request.most_retire_ms != 0) most = std::min(most, request.most_retire_ms);
+  if (request.max_retire_ms != 0) most = std::min(most, request.max_retire_ms);
   if (request.timeout_ms <= 0) return std::min(kUnboundedRetireMs, most);
   return std::min(static_cast<std::uint32_t>(request.timeout_ms), most);
 }
@@ -90,20 +90,20 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
   std::uint64_t block;
   if (request.set_block.bytes != 0) {
     block = request.set_block.bytes;
-    const std::uint64_t least_block = smallest_block(request, needed_block);
-    if (block % request.page_bytes != 0 || block < least_block || block > kMostBlockBytes) {
+    const std::uint64_t min_block = smallest_block(request, needed_block);
+    if (block % request.page_bytes != 0 || block < min_block || block > kMostBlockBytes) {
       return error.set(
           "PCAPV3_BLOCK=%s: a multiple of %u is wanted, from %lluK (so that the largest packet "
           "fits) to %lluM",
-          request.set_block.text, request.page_bytes, static_cast<unsigned long long>(least_block / 1024),
+          request.set_block.text, request.page_bytes, static_cast<unsigned long long>(min_block / 1024),
           static_cast<unsigned long long>(kMostBlockBytes / kMiB));
     }
     if (!fits_set_block(request, error)) return false;
   } else {
-    const std::uint64_t least_block = smallest_block(request, needed_block + private_room(request));
+    const std::uint64_t min_block = smallest_block(request, needed_block + private_room(request));
     block = std::bit_floor(std::max<std::uint64_t>(bytes / 64, 1));
-    block = std::max(std::min(block, kLargestBlockBytes), least_block);
-    while (blocks_in(bytes, block) < needed && block / 2 >= least_block) block /= 2;
+    block = std::max(std::min(block, kLargestBlockBytes), min_block);
+    while (blocks_in(bytes, block) < needed && block / 2 >= min_block) block /= 2;
   }
 
   std::uint64_t count = std::max<std::uint64_t>(blocks_in(bytes, block), 2);

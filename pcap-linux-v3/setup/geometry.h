@@ -44,7 +44,7 @@ struct RingRequest {
   std::uint32_t set_retire_ms = 0;   ///< PCAPV3_RETIRE; 0: not set.
   int timeout_ms = 0;                ///< pcap_set_timeout(3PCAP); 0 or less: none.
   bool immediate = false;            ///< pcap_set_immediate_mode(3PCAP).
-  std::uint32_t most_retire_ms = 0;  ///< No longer than this, unless set; 0: no such limit.
+  std::uint32_t max_retire_ms = 0;  ///< No longer than this, unless set; 0: no such limit.
   bool drain = false;                ///< The open block is to be had soon at the end.
   std::uint64_t free_bytes = 0;      ///< Memory that can be had on this machine.
   std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.

@@ -33,8 +33,8 @@ bool read_port_names(const char* list, pcapv3_port_names& names, char* error) {
       return refuse(error, "%.*s: an interface's name has %d bytes at most", shown, at,
                     IF_NAMESIZE - 1);
     }
-    if (names.count == PCAPV3_MOST_PORTS) {
-      return refuse(error, "%.*s: a list has %d ports at most", shown, at, PCAPV3_MOST_PORTS);
+    if (names.count == PCAPV3_MAX_PORTS) {
+      return refuse(error, "%.*s: a list has %d ports at most", shown, at, PCAPV3_MAX_PORTS);
     }
     char* name = names.names[names.count];
     std::memcpy(name, at, bytes);

@@ -10,7 +10,7 @@
 namespace pcapv3 {
 
 /// Reads names separated by commas. False, with a text of at most PCAP_ERRBUF_SIZE bytes that names
-/// what is wrong, unless they are two to PCAPV3_MOST_PORTS different names, none of them empty,
+/// what is wrong, unless they are two to PCAPV3_MAX_PORTS different names, none of them empty,
 /// longer than an interface's can be, or "any".
 bool read_port_names(const char* list, pcapv3_port_names& names, char* error);
 

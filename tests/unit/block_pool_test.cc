@@ -104,7 +104,7 @@ TEST_CASE("what became of packets is counted when their blocks are released") {
   CHECK(c.delivered == 3);
   CHECK(c.unwalked == 2);
   CHECK(c.outstanding == 1);
-  CHECK(c.most_outstanding == 2);
+  CHECK(c.max_outstanding == 2);
   CHECK(l.pool->uncollected() == 5);
   pcap_v3_release_block(second);
   l.pool->close(std::move(l.ring));

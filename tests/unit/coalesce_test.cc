@@ -70,7 +70,7 @@ TEST_CASE("a reader that finds few packets is woken for each block") {
 
 TEST_CASE("a ring that is too small is not left alone") {
   WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs);
-  pause.add(WakeupCoalescing::kLeastRingBytes - 1, 64, WakeupCoalescing::kLongestNs);
+  pause.add(WakeupCoalescing::kMinRingBytes - 1, 64, WakeupCoalescing::kLongestNs);
   pause.add(kRing, 64, WakeupCoalescing::kLongestNs);
   std::uint64_t longest_ns;
   CHECK(wakes(pause, 2 * kMs, 5000, longest_ns) >= 499);

@@ -56,7 +56,7 @@ TEST_CASE("the summary has figures of blocks once some were acquired") {
   Counters c;
   c.unwalked = 1;
   c.outstanding = 2;
-  c.most_outstanding = 3;
+  c.max_outstanding = 3;
   char text[400];
   const std::string_view summary(text, summarize(c, "eth0", false, false, text, sizeof(text)));
   CHECK(summary.ends_with(", freezes 0, unwalked 1, blocks outstanding 2, most outstanding 3"));

@@ -33,11 +33,11 @@ class Fixture {
     plan.vlan_offset = 12;
   }
 
-  int run(int most = 1 << 30) {
+  int run(int max = 1 << 30) {
     start();
     return delivery.run(cursor, most, keep, reinterpret_cast<u_char*>(this));
   }
-  int run(Merge& merge, int most = 1 << 30) {
+  int run(Merge& merge, int max = 1 << 30) {
     start();
     return delivery.run(merge, most, keep, reinterpret_cast<u_char*>(this));
   }

@@ -60,9 +60,9 @@ TEST_CASE("a group's number is high, the same each time, and its own") {
     std::set<std::pair<std::uint16_t, std::uint32_t>> groups;
     for (std::uint32_t group = 0; group <= 65535; ++group) {
       const FanoutGroup g = fanout_group(static_cast<std::uint16_t>(group), index, 0);
-      if (g.id < 0x8000 || g.most_members <= 256 || g.most_members > 4096) FAIL(group);
+      if (g.id < 0x8000 || g.max_members <= 256 || g.max_members > 4096) FAIL(group);
       if (group < 0x8000) ids.insert(g.id);
-      groups.emplace(g.id, g.most_members);
+      groups.emplace(g.id, g.max_members);
     }
     CHECK(ids.size() == 0x8000);
     // Of the higher ones each shares its id with a lower one; hardly any, all that is told.
@@ -75,7 +75,7 @@ TEST_CASE("interfaces and users have groups of their own") {
   for (int index = 0; index < 100; ++index) {
     for (std::uint32_t user = 0; user < 10; ++user) {
       const FanoutGroup g = fanout_group(7, index, user);
-      groups.emplace(g.id, g.most_members);
+      groups.emplace(g.id, g.max_members);
     }
   }
   CHECK(groups.size() == 1000);

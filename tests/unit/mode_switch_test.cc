@@ -24,12 +24,12 @@ unsigned play(ModeSwitch& pace, std::uint64_t& now_ns, double seconds, std::uint
 }  // namespace
 
 TEST_CASE("single packets come as frames, up to as many wake-ups as the budget has") {
-  constexpr std::uint64_t kMost = kSecond / ModeSwitch::kShare / (ModeSwitch::kWakeNs + ModeSwitch::kFrameNs);
+  constexpr std::uint64_t kMax = kSecond / ModeSwitch::kShare / (ModeSwitch::kWakeNs + ModeSwitch::kFrameNs);
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
-  CHECK(play(pace, now_ns, 2, kMost * 9 / 10, 1) == 0);
+  CHECK(play(pace, now_ns, 2, kMax * 9 / 10, 1) == 0);
   CHECK_FALSE(mode.busy());
-  CHECK(play(pace, now_ns, 1, kMost * 12 / 10, 1) == 1);
+  CHECK(play(pace, now_ns, 1, kMax * 12 / 10, 1) == 1);
   CHECK(mode.busy());
 }
 
