@@ -131,8 +131,8 @@ Plan plan(LinkHeader header = LinkHeader::kFrame) {
   plan.link_header = header;
   plan.vlan_offset = header == LinkHeader::kFrame ? 12 : -1;
   plan.snapshot = 262144;
-  plan.interface = 2;
-  plan.loopback = 1;
+  plan.ifindex = 2;
+  plan.lo_ifindex = 1;
   return plan;
 }
 

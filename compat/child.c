@@ -127,7 +127,7 @@ static int take_spare(pcap_t* p, int index) {
     return -1;
   }
   pcapv3_host_ops.count(p); /* the last of the old one's */
-  const int loopback = index == pcapv3_stock_state(p).loopback;
+  const int loopback = index == pcapv3_stock_state(p).lo_ifindex;
   const int status = pcapv3_port_replace_socket(port, p->fd, spare, index, loopback);
   pcapv3_child_close_spare(p); /* which may have a ring */
   open_next_spare(p);

@@ -120,7 +120,7 @@ static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u
 /* ---- Immediate mode by two rings ---- */
 
 static int is_loopback(const pcap_t* p, int index) {
-  return index > 0 && index == pcapv3_stock_state(p).loopback;
+  return index > 0 && index == pcapv3_stock_state(p).lo_ifindex;
 }
 
 /* Begins to make the second ring, which takes the kernel as long as all else in an activation, and
@@ -144,7 +144,7 @@ static void add_second(pcap_t* p) {
     begin_second(p, joined(p)->port, stock.cooked);
   }
   if (pcapv3_reader_made_frames(reader) != 0 ||
-      pcapv3_stock_bind(p, pcapv3_reader_frames_socket(reader), stock.interface) != 0 ||
+      pcapv3_stock_bind(p, pcapv3_reader_frames_socket(reader), stock.ifindex) != 0 ||
       pcapv3_reader_add_frames(reader) != 0) {
     pcapv3_reader_drop_frames(reader);
     return;
@@ -203,7 +203,7 @@ static void silence(pcap_t* p) {
   pcapv3_stock_attach_drop_all(p);
   (void)bind(p->fd, (const struct sockaddr*)&nowhere, sizeof(nowhere));
   if (p->opt.promisc) {
-    const struct packet_mreq request = {.mr_ifindex = pcapv3_stock_state(p).interface,
+    const struct packet_mreq request = {.mr_ifindex = pcapv3_stock_state(p).ifindex,
                                      .mr_type = PACKET_MR_PROMISC};
     (void)setsockopt(p->fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, &request, sizeof(request));
   }
@@ -251,7 +251,7 @@ static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port
 }
 
 static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
-  const int index = pcapv3_stock_state(p).interface;
+  const int index = pcapv3_stock_state(p).ifindex;
   if (pcapv3_port_join_fanout(port, p->fd, index, is_loopback(p, index)) == 0) {
     return 0;
   }

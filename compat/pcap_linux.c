@@ -149,7 +149,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       .buffer_bytes = p->opt.buffer_size,
       .timeout_ms = p->opt.timeout,
       .immediate = pcapv3_handle_of(p)->immediate,
-      .interface = stock_of(p)->ifindex,
+      .ifindex = stock_of(p)->ifindex,
       .cooked = stock_of(p)->cooked,
       .max_retire_ms = pcapv3_handle_of(p)->max_retire_ms,
       .flow_hash = pcapv3_handle_of(p)->flow_hash,
@@ -265,8 +265,8 @@ static void host_look(pcap_t* p, struct pcapv3_host_view* view) {
   view->vlan_offset = stock->vlan_offset;
   view->nanoseconds = p->opt.tstamp_precision == PCAP_TSTAMP_PRECISION_NANO;
   view->direction = p->direction;
-  view->interface = stock->ifindex;
-  view->loopback = stock->lo_ifindex;
+  view->ifindex = stock->ifindex;
+  view->lo_ifindex = stock->lo_ifindex;
   view->filter_here = stock->filter_in_userland && p->fcode.bf_insns != NULL;
   view->filter_is_whole = view->filter_here && can_run_here(&p->fcode);
   view->filter_blocks = view->filter_here ? (unsigned)stock->blocks_to_filter_in_userland : 0;
@@ -478,8 +478,8 @@ void pcapv3_stock_take_over(pcap_t* p) {
 struct pcapv3_stock_state pcapv3_stock_state(const pcap_t* p) {
   const struct pcap_linux* stock = stock_of(p);
   return (struct pcapv3_stock_state){
-      .interface = stock->ifindex,
-      .loopback = stock->lo_ifindex,
+      .ifindex = stock->ifindex,
+      .lo_ifindex = stock->lo_ifindex,
       .cooked = stock->cooked,
       .timeout = stock->timeout,
       .interface_dropped = stock->stat.ps_ifdrop,

@@ -36,8 +36,8 @@ void pcapv3_stock_take_over(pcap_t* p);
 /* ---- What it knows of a handle ---- */
 
 struct pcapv3_stock_state {
-  int interface; /* index; 0: all */
-  int loopback;  /* lo's index */
+  int ifindex; /* index; 0: all */
+  int lo_ifindex;  /* lo's index */
   int cooked;
   int timeout; /* 0: none; below 0: reads do not wait */
   unsigned interface_dropped;

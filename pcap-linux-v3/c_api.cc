@@ -44,10 +44,10 @@ int pcapv3_port_takes_immediate(const pcapv3_port* port) { return port->takes_im
 int pcapv3_port_adapts(const pcapv3_port* port) { return port->adapts() ? 1 : 0; }
 int pcapv3_port_fans_out(const pcapv3_port* port) { return port->fans_out() ? 1 : 0; }
 int pcapv3_port_attach_drop_all(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
-int pcapv3_port_join_fanout(pcapv3_port* port, int fd, int index, int loopback) {
+int pcapv3_port_join_fanout(pcapv3_port* port, int fd, int index, int lo_ifindex) {
   return port->join_fanout(fd, index, loopback != 0) ? 0 : -1;
 }
-int pcapv3_port_replace_socket(pcapv3_port* port, int fd, int spare, int index, int loopback) {
+int pcapv3_port_replace_socket(pcapv3_port* port, int fd, int spare, int index, int lo_ifindex) {
   return port->replace_socket(fd, spare, index, loopback != 0) ? 0 : -1;
 }
 int pcapv3_port_make_ring(pcapv3_port* port, int fd, const pcapv3_ring_request* request) {
@@ -105,7 +105,7 @@ const char* pcapv3_reader_error(const pcapv3_reader* reader) { return reader->er
 void pcapv3_reader_set_port(pcapv3_reader* reader, pcapv3_port* port, int socket) {
   reader->set_port(*port, socket);
 }
-void pcapv3_reader_begin_frames(pcapv3_reader* reader, pcapv3_port* port, int frames, int interface,
+void pcapv3_reader_begin_frames(pcapv3_reader* reader, pcapv3_port* port, int frames, int ifindex,
                                 int cooked) {
   reader->begin_frames(*port, frames, interface, cooked != 0);
 }

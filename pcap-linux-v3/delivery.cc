@@ -164,7 +164,7 @@ int Delivery::loop(Cursor& cursor, int max, pcap_handler callback, u_char* user,
 bool Delivery::right_way(const sockaddr_ll& address) const {
   if (address.sll_pkttype != PACKET_OUTGOING) return plan_.direction != PCAP_D_OUT;
   // lo and CAN interfaces hand every packet sent back as a packet received: once is enough.
-  if (address.sll_ifindex == plan_.loopback) return false;
+  if (address.sll_ifindex == plan_.lo_ifindex) return false;
   if (address.sll_hatype == ARPHRD_CAN && plan_.direction != PCAP_D_OUT) return false;
   return plan_.direction != PCAP_D_IN;
 }
@@ -196,7 +196,7 @@ void Delivery::follow(const Plan& plan) {
   plan_ = plan;
   ++plan_number_;
   const bool either_way =
-      plan.direction == PCAP_D_INOUT && plan.interface > 0 && plan.interface != plan.loopback;
+      plan.direction == PCAP_D_INOUT && plan.ifindex > 0 && plan.ifindex != plan.lo_ifindex;
   const bool filtered = plan.filter.run != nullptr;
   loop_ = loop_for<PacketCursor>(plan.link_header, either_way, filtered);
   telling_loop_ = loop_for<TellingCursor>(plan.link_header, either_way, filtered);

@@ -36,7 +36,7 @@ struct Plan {
   std::uint32_t snapshot = 0;  ///< Bytes of a packet the program wants at most.
   bool nanoseconds = false;    ///< Time stamps in nanoseconds, not microseconds.
   pcap_direction_t direction = PCAP_D_INOUT;
-  int interface = 0;  ///< Interface index captured on; 0 or less: all of them.
+  int ifindex = 0;  ///< Interface index captured on; 0 or less: all of them.
   int loopback = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
   UserlandFilter filter;        ///< The filter that runs here. In a merge, each port's own does.
 };

@@ -23,8 +23,8 @@ struct pcapv3_host_view {
   int vlan_offset;
   int nanoseconds;
   pcap_direction_t direction;
-  int interface;          /* index; -1 for all */
-  int loopback;           /* lo's index; -1 if there is none */
+  int ifindex;          /* index; -1 for all */
+  int lo_ifindex;           /* lo's index; -1 if there is none */
   int filter_here;        /* packets must pass the filter of pcapv3_host_ops */
   int filter_is_whole;    /* what the filter asks for is all in the packet, or in its VLAN tag */
   unsigned filter_blocks; /* only those in this many blocks from the current one on; 0: in all */

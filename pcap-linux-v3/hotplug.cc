@@ -7,7 +7,7 @@ namespace pcapv3 {
 void Hotplug::watch() {
   WaitSet::Link links[PortSet::kMaxPorts];
   for (unsigned i = 0; i < ports_.count; ++i) {
-    links[i] = {ports_.ports[i]->device(), ports_.ports[i]->plan().interface};
+    links[i] = {ports_.ports[i]->device(), ports_.ports[i]->plan().ifindex};
   }
   wait_.watch(links, ports_.count);
 }

@@ -74,7 +74,7 @@ int pcapv3_port_adapts(const struct pcapv3_port* port);
  */
 int pcapv3_port_fans_out(const struct pcapv3_port* port);
 int pcapv3_port_attach_drop_all(struct pcapv3_port* port, int fd);
-int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int loopback);
+int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int lo_ifindex);
 
 /*
  * Goes on with the socket `spare`, shut and bound to interface `index`, in place of the handle's
@@ -82,14 +82,14 @@ int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int loo
  * been read. Returns 0, or -1 with everything as it was, and the reason in the debug log. The ring
  * has as many blocks as the handle's first one, or fewer if memory is short.
  */
-int pcapv3_port_replace_socket(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
+int pcapv3_port_replace_socket(struct pcapv3_port* port, int fd, int spare, int index, int lo_ifindex);
 
 /* What the ring is to be made for. */
 struct pcapv3_ring_request {
   unsigned buffer_bytes; /* the tool's, or stock's default */
   int timeout_ms;
   int immediate;
-  int interface; /* index; -1 for all */
+  int ifindex; /* index; -1 for all */
   int cooked;
   unsigned max_retire_ms; /* the longest retire timeout; 0: no such limit */
   int flow_hash;           /* packets are to have one */
@@ -182,7 +182,7 @@ void pcapv3_reader_set_port(struct pcapv3_reader* reader, struct pcapv3_port* po
  * log: the port does without, and pcapv3_reader_drop_frames() is to be called if begin was.
  */
 void pcapv3_reader_begin_frames(struct pcapv3_reader* reader, struct pcapv3_port* port, int frames,
-                                int interface, int cooked);
+                                int ifindex, int cooked);
 int pcapv3_reader_made_frames(struct pcapv3_reader* reader);
 int pcapv3_reader_add_frames(struct pcapv3_reader* reader);
 void pcapv3_reader_drop_frames(struct pcapv3_reader* reader);

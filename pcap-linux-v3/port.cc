@@ -148,7 +148,7 @@ int pcapv3_port::make_ring(int fd, const pcapv3_ring_request& request) {
   w.max_retire_ms = request.max_retire_ms;
   w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
-  w.largest_packet = largest_packet_ = pcapv3::largest_packet(request.interface);
+  w.largest_packet = largest_packet_ = pcapv3::largest_packet(request.ifindex);
   w.private_bytes = request.private_size;
   w.page_bytes = static_cast<std::uint32_t>(getpagesize());
 
@@ -184,7 +184,7 @@ void pcapv3_port::refresh() {
   }
   if (view.has_filter != 0) truncate_at_ = 0;
   options_.ignore_outgoing(view.direction == PCAP_D_IN ||
-                           (view.interface > 0 && view.interface == view.loopback));
+                           (view.ifindex > 0 && view.ifindex == view.lo_ifindex));
 
   pcapv3::Plan plan;
   plan.link_header = link_header_of(view);
@@ -192,8 +192,8 @@ void pcapv3_port::refresh() {
   plan.snapshot = static_cast<std::uint32_t>(view.snapshot);
   plan.nanoseconds = view.nanoseconds != 0;
   plan.direction = view.direction;
-  plan.interface = view.interface;
-  plan.loopback = view.loopback;
+  plan.ifindex = view.ifindex;
+  plan.lo_ifindex = view.lo_ifindex;
   if (view.filter_here != 0) {
     plan.filter.run = host_.filter;
     plan.filter.owner = handle_;

@@ -54,7 +54,7 @@ void pcapv3_reader::set_port(pcapv3_port& port, int socket) {
              std::min(ring.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);
 }
 
-void pcapv3_reader::begin_frames(pcapv3_port& port, int socket, int interface, bool cooked) {
+void pcapv3_reader::begin_frames(pcapv3_port& port, int socket, int ifindex, bool cooked) {
   two_ = new pcapv3::TwoRings(port);
   if (two_ == nullptr) {
     close(socket);
@@ -189,11 +189,11 @@ void pcapv3_reader::follow() {
     common = plan;
     // Only has to be some filter: the ports' own are asked.
     if (plan.filter.run != nullptr) filter = plan.filter;
-    loopback |= plan.interface == plan.loopback;
+    loopback |= plan.ifindex == plan.lo_ifindex;
   }
   if (!is_lone()) {
     common.filter = filter;
-    if (loopback) common.interface = 0;
+    if (loopback) common.ifindex = 0;
   }
   delivery_.follow(common);
 }

@@ -22,7 +22,7 @@ constexpr std::uint64_t kNsPerMs = 1'000'000;
 
 // ---- Setting up ----
 
-void TwoRings::begin(int socket, int interface, bool cooked) {
+void TwoRings::begin(int socket, int ifindex, bool cooked) {
   constexpr std::uint64_t kBytes = 4 * kMiB;
   constexpr std::uint64_t kShare = 1024;  // of free memory, at most
   frames_ = new FrameRing(cooked ? kCookedHeadroom : kFrameHeadroom);
@@ -124,7 +124,7 @@ bool TwoRings::join(int socket) {
   const Pair::Joining joining =
       copy_stamps(socket, frames_->socket())
           ? pair_.join(socket, *frames_, port_.position(),
-                       plan.interface > 0 && plan.interface == plan.loopback, counts)
+                       plan.ifindex > 0 && plan.ifindex == plan.lo_ifindex, counts)
           : Pair::Joining::kFailed;
   if (joining == Pair::Joining::kFailed) {
     port_.debug().line("%s: no packets by the ring of frames: %s", port_.device(),

@@ -39,7 +39,7 @@ class TwoRings {
 
   /// Begins to make the ring of frames on `socket`, which is closed here from then on, for packets
   /// of interface `interface`.
-  void begin(int socket, int interface, bool cooked);
+  void begin(int socket, int ifindex, bool cooked);
   /// Whether that is made. False: there is none, and the debug log says why.
   bool has_made_frames();
   /// Reads both from now on, when the port's ring is made, and waits for them by `wait`, where

@@ -39,7 +39,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     info.packets = cursor.left();
     info.lost = losing || port.may_have_lost(header.seq_num) ? 1 : 0;
     info.port = place;
-    info.ifindex = plan.interface > 0 ? plan.interface : 0;
+    info.ifindex = plan.ifindex > 0 ? plan.ifindex : 0;
     *block = pool_->acquire(position.index(), cursor, plan, program_, info);
     position.lend();
     port.count_block();

@@ -35,7 +35,7 @@ struct PooledRing {
     pool = BlockPool::create(ring, "eth0");
     REQUIRE(pool != nullptr);
     plan.snapshot = 65535;
-    plan.interface = 1;
+    plan.ifindex = 1;
   }
 
   pcap_v3_block* acquire(unsigned index, Program* program = nullptr) {

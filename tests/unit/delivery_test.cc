@@ -28,8 +28,8 @@ class Fixture {
  public:
   explicit Fixture(std::uint32_t headroom = kFrameHeadroom) : block(65536, headroom) {
     plan.snapshot = 262144;
-    plan.interface = 3;
-    plan.loopback = 1;
+    plan.ifindex = 3;
+    plan.lo_ifindex = 1;
     plan.vlan_offset = 12;
   }
 
@@ -100,7 +100,7 @@ Bytes with_tag(Bytes bytes, std::size_t offset, Bytes tag) {
   return bytes;
 }
 
-sockaddr_ll address(int interface = 3, unsigned char type = PACKET_HOST) {
+sockaddr_ll address(int ifindex = 3, unsigned char type = PACKET_HOST) {
   sockaddr_ll from{};
   from.sll_family = AF_PACKET;
   from.sll_protocol = htons(ETH_P_IP);
@@ -199,7 +199,7 @@ TEST_CASE("a link type with no place for a tag gets none") {
 TEST_CASE("an SLL header is made") {
   Fixture f(kCookedHeadroom);
   f.plan.link_header = LinkHeader::kSll;
-  f.plan.interface = -1;
+  f.plan.ifindex = -1;
   f.plan.vlan_offset = 14;
   REQUIRE(f.block.add({.bytes = counting(40), .from = address(9, PACKET_BROADCAST)}));
   f.run();
@@ -215,7 +215,7 @@ TEST_CASE("an SLL header is made") {
 TEST_CASE("an SLL header with a VLAN tag has the tag before its protocol") {
   Fixture f(kCookedHeadroom);
   f.plan.link_header = LinkHeader::kSll;
-  f.plan.interface = -1;
+  f.plan.ifindex = -1;
   f.plan.vlan_offset = 14;
   REQUIRE(f.block.add(
       {.bytes = counting(40), .status = TP_STATUS_VLAN_VALID, .tci = 42, .from = address()}));
@@ -229,7 +229,7 @@ TEST_CASE("an SLL header with a VLAN tag has the tag before its protocol") {
 TEST_CASE("an SLL2 header is made") {
   Fixture f(kCookedHeadroom);
   f.plan.link_header = LinkHeader::kSll2;
-  f.plan.interface = -1;
+  f.plan.ifindex = -1;
   f.plan.vlan_offset = -1;
   REQUIRE(f.block.add({.bytes = counting(40), .from = address(0x01020304, PACKET_OTHERHOST)}));
   f.run();
@@ -245,7 +245,7 @@ TEST_CASE("of an address, no byte past its length is shown") {
   const auto length = static_cast<unsigned char>(GENERATE(range(0, 10)));
   Fixture f(kCookedHeadroom);
   f.plan.link_header = LinkHeader::kSll2;
-  f.plan.interface = -1;
+  f.plan.ifindex = -1;
   sockaddr_ll from = address();
   from.sll_halen = length;
   REQUIRE(f.block.add({.bytes = counting(40), .from = from}));
@@ -280,7 +280,7 @@ TEST_CASE("direction decides which packets are delivered") {
 
 TEST_CASE("lo's packets are delivered once, as received") {
   Fixture f;
-  f.plan.interface = GENERATE(1, -1);
+  f.plan.ifindex = GENERATE(1, -1);
   REQUIRE(f.block.add({.bytes = frame(60), .from = address(1, PACKET_OUTGOING)}));
   REQUIRE(f.block.add({.bytes = frame(60), .from = address(1, PACKET_HOST)}));
   CHECK(f.run() == 1);
@@ -290,7 +290,7 @@ TEST_CASE("lo's packets are delivered once, as received") {
 TEST_CASE("a CAN frame on all interfaces is delivered once") {
   Fixture f(kCookedHeadroom);
   f.plan.link_header = LinkHeader::kSll;
-  f.plan.interface = -1;
+  f.plan.ifindex = -1;
   sockaddr_ll from = address(5, PACKET_OUTGOING);
   from.sll_hatype = ARPHRD_CAN;
   REQUIRE(f.block.add({.bytes = counting(16), .from = from}));
