@@ -120,7 +120,7 @@ pcapv3_frames* pcapv3_reader_close_frames(pcapv3_reader* reader) {
   return reinterpret_cast<pcapv3_frames*>(two != nullptr ? two->part_with_frames() : nullptr);
 }
 void pcapv3_wait_for_frames(pcapv3_frames* frames) {
-  delete reinterpret_cast<pcapv3::FrameRing*>(frames);
+  delete reinterpret_cast<pcapv3::SlotRing*>(frames);
 }
 int pcapv3_reader_frames_socket(const pcapv3_reader* reader) {
   const pcapv3::TwoRings* const two = reader->two_rings();

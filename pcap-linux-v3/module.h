@@ -62,7 +62,7 @@ int pcapv3_port_is_own(const struct pcapv3_port* port);
 int pcapv3_port_is_sole(const struct pcapv3_port* port);
 
 /* Whether a summary was asked for; whether a handle in immediate mode is to use V3 here; and
- * whether it is to have a ring of frames besides (adaptive/frame_ring.h). */
+ * whether it is to have a ring of frames besides (adaptive/slot_ring.h). */
 int pcapv3_port_wants_summary(const struct pcapv3_port* port);
 int pcapv3_port_takes_immediate(const struct pcapv3_port* port);
 int pcapv3_port_adapts(const struct pcapv3_port* port);

@@ -1,4 +1,4 @@
-// When a port in immediate mode changes over between its two rings (frame_ring.h): to blocks when
+// When a port in immediate mode changes over between its two rings (slot_ring.h): to blocks when
 // waking for single packets costs too much, back to frames when it no longer would.
 //
 // What costs is to be woken, far more than the packet; a block costs that once for all that is in

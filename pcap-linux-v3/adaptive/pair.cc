@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "adaptive/frame_ring.h"
+#include "adaptive/slot_ring.h"
 #include "clock.h"
 #include "ring.h"
 #include "setup/fanout.h"
@@ -56,7 +56,7 @@ void Pair::stop_waking(const Ring& ring) {
   if (kept >= 0 && !maker_.is_other()) ring.let_go(static_cast<unsigned>(kept));
 }
 
-Pair::Joining Pair::join(int blocks, FrameRing& frames, const RingPosition& position, bool loopback,
+Pair::Joining Pair::join(int blocks, SlotRing& frames, const RingPosition& position, bool loopback,
                          Counts& counts) {
   unsigned state = state_.load();
   do {
@@ -74,7 +74,7 @@ Pair::Joining Pair::join(int blocks, FrameRing& frames, const RingPosition& posi
   return joining;
 }
 
-Pair::Joining Pair::join_now(int blocks, FrameRing& frames, const RingPosition& position, bool loopback,
+Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& position, bool loopback,
                              Counts& counts) {
   sock_filter code[BPF_MAXINSNS] = {};
   sock_fprog filter = {BPF_MAXINSNS, code};

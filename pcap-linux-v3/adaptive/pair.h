@@ -47,7 +47,7 @@
 
 namespace pcapv3 {
 
-class FrameRing;
+class SlotRing;
 class Ring;
 class RingPosition;
 
@@ -92,7 +92,7 @@ class Pair {
   };
   /// Joins them, as told above; `counts` are the frames' by then, without copies. Else errno tells
   /// why, the socket `blocks` is in no group, and no packet has come as a frame.
-  Joining join(int blocks, FrameRing& frames, const RingPosition& position, bool loopback, Counts& counts);
+  Joining join(int blocks, SlotRing& frames, const RingPosition& position, bool loopback, Counts& counts);
   /// There are no frames any more.
   void stop_waking(const Ring& ring);
 
@@ -115,7 +115,7 @@ class Pair {
     } while (!state_.compare_exchange_weak(state, state | bit));
     return true;
   }
-  Joining join_now(int blocks, FrameRing& frames, const RingPosition& position, bool loopback,
+  Joining join_now(int blocks, SlotRing& frames, const RingPosition& position, bool loopback,
                    Counts& counts);
 
   const Maker maker_;

@@ -25,7 +25,7 @@ constexpr std::uint64_t kNsPerMs = 1'000'000;
 void TwoRings::begin(int socket, int ifindex, bool cooked) {
   constexpr std::uint64_t kBytes = 4 * kMiB;
   constexpr std::uint64_t kShare = 1024;  // of free memory, at most
-  frames_ = new FrameRing(cooked ? kCookedHeadroom : kFrameHeadroom);
+  frames_ = new SlotRing(cooked ? kCookedHeadroom : kFrameHeadroom);
   if (frames_ == nullptr) {
     close(socket);
     return;
@@ -72,8 +72,8 @@ bool TwoRings::open(int socket, WaitSet& wait, ErrorText& error) {
   return true;
 }
 
-FrameRing* TwoRings::part_with_frames() {
-  FrameRing* const frames = std::exchange(frames_, nullptr);
+SlotRing* TwoRings::part_with_frames() {
+  SlotRing* const frames = std::exchange(frames_, nullptr);
   if (frames != nullptr) frames->close();
   return frames;
 }
@@ -89,7 +89,7 @@ void TwoRings::drop_frames() {
   port_.hold_old_filter(false);
   pair_.stop_waking(port_.ring());
   // A signal handler that asks for statistics meanwhile finds it whole, or not at all.
-  FrameRing* const frames = std::exchange(frames_, nullptr);
+  SlotRing* const frames = std::exchange(frames_, nullptr);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   delete frames;
 }

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "adaptive/frame_ring.h"
+#include "adaptive/slot_ring.h"
 #include "adaptive/mode_switch.h"
 #include "adaptive/pair.h"
 #include "delivery.h"
@@ -48,7 +48,7 @@ class TwoRings {
   /// The socket of the ring of frames; -1: there is none, or no more.
   int frames_socket() const { return frames_ != nullptr ? frames_->socket() : -1; }
   /// Leaves it to the caller, closed or nearly.
-  FrameRing* part_with_frames();
+  SlotRing* part_with_frames();
   Pair& pair() { return pair_; }
   const Pair& pair() const { return pair_; }
   Merged& merged() { return merged_; }
@@ -110,7 +110,7 @@ class TwoRings {
   void leave_frames();
 
   pcapv3_port& port_;
-  FrameRing* frames_ = nullptr;
+  SlotRing* frames_ = nullptr;
   Pair pair_;
   Merged merged_;
   RingPosition* direct_ = nullptr;  // whose block is read past the merge

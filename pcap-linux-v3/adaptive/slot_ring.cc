@@ -1,4 +1,4 @@
-#include "adaptive/frame_ring.h"
+#include "adaptive/slot_ring.h"
 
 #include <errno.h>
 #include <linux/if_packet.h>
@@ -40,50 +40,50 @@ std::uint32_t round_up(std::uint32_t bytes, std::uint32_t to) { return (bytes + 
 
 }  // namespace
 
-void* FrameRing::operator new(std::size_t bytes) noexcept { return std::malloc(bytes); }
-void FrameRing::operator delete(void* memory) { std::free(memory); }
+void* SlotRing::operator new(std::size_t bytes) noexcept { return std::malloc(bytes); }
+void SlotRing::operator delete(void* memory) { std::free(memory); }
 
-FrameRing::~FrameRing() {
+SlotRing::~SlotRing() {
   background_.finish();
   unmake();
 }
 
-void FrameRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes) {
+void SlotRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes) {
   socket_ = socket;
   largest_packet_ = largest_packet;
   wanted_bytes_ = bytes;
   background_.start(
       [](void* of) -> void* {
-        auto* ring = static_cast<FrameRing*>(of);
+        auto* ring = static_cast<SlotRing*>(of);
         ring->error_ = ring->make() ? 0 : errno;
         return nullptr;
       },
       this);
 }
 
-bool FrameRing::wait_until_made() {
+bool SlotRing::wait_until_made() {
   background_.finish();
   errno = error_;
   return error_ == 0;
 }
 
-void FrameRing::close() {
+void SlotRing::close() {
   background_.start(
       [](void* of) -> void* {
-        static_cast<FrameRing*>(of)->unmake();
+        static_cast<SlotRing*>(of)->unmake();
         return nullptr;
       },
       this);
 }
 
-void FrameRing::unmake() {
+void SlotRing::unmake() {
   if (base_ != nullptr) munmap(base_, mapped_bytes_);
   if (socket_ >= 0) ::close(socket_);
   base_ = nullptr;
   socket_ = -1;
 }
 
-bool FrameRing::make() {
+bool SlotRing::make() {
   const int version = TPACKET_V2;
   if (setsockopt(socket_, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0) return false;
   // A link-layer header lies within 16 bytes and its alignment (af_packet.c: tpacket_rcv).
@@ -105,7 +105,7 @@ bool FrameRing::make() {
   return adopt(frames, blocks * in_block, frame);
 }
 
-bool FrameRing::adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes) {
+bool SlotRing::adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes) {
   base_ = static_cast<std::byte*>(frames);
   frame_count_ = held_ = count;
   frame_bytes_ = frame_bytes;
@@ -126,16 +126,16 @@ bool FrameRing::adopt(void* frames, std::uint32_t count, std::uint32_t frame_byt
   return true;
 }
 
-std::byte* FrameRing::frame(unsigned index) const {
+std::byte* SlotRing::frame(unsigned index) const {
   return base_ + std::size_t{index / frames_a_page_block_} * page_block_bytes_ +
          std::size_t{index % frames_a_page_block_} * frame_bytes_;
 }
 
-bool FrameRing::is_ours(unsigned index) const {
+bool SlotRing::is_ours(unsigned index) const {
   return (__atomic_load_n(&status_of(frame(index)), __ATOMIC_ACQUIRE) & TP_STATUS_USER) != 0;
 }
 
-void FrameRing::let_go() {
+void SlotRing::let_go() {
   holding_ = false;
   used_ = true;
   for (; held_ != 0; --held_) {
@@ -143,15 +143,15 @@ void FrameRing::let_go() {
   }
 }
 
-void FrameRing::set_end() { quota_ = std::min(came(), frame_count_ - held_); }
+void SlotRing::set_end() { quota_ = std::min(came(), frame_count_ - held_); }
 
-unsigned FrameRing::came() const {
+unsigned SlotRing::came() const {
   unsigned count = 0;
   while (count < frame_count_ && is_ours((next_ + count) % frame_count_)) ++count;
   return count;
 }
 
-unsigned FrameRing::drop_copies(const RingPosition& blocks, unsigned ahead, Stamp until) {
+unsigned SlotRing::drop_copies(const RingPosition& blocks, unsigned ahead, Stamp until) {
   const unsigned count = came();
   unsigned copies = 0;
   for (; count != 0 && ahead < blocks.block_count(); ++ahead) {
@@ -161,7 +161,7 @@ unsigned FrameRing::drop_copies(const RingPosition& blocks, unsigned ahead, Stam
   return copies;
 }
 
-unsigned FrameRing::drop_copies(PacketCursor packets, unsigned count, Stamp until) {
+unsigned SlotRing::drop_copies(PacketCursor packets, unsigned count, Stamp until) {
   const Stamp oldest = stamp(frame(next_));
   unsigned copies = 0;
   for (; packets.has_packet(); packets.next()) {
@@ -190,7 +190,7 @@ unsigned FrameRing::drop_copies(PacketCursor packets, unsigned count, Stamp unti
   return copies;
 }
 
-bool FrameRing::is_copy(const std::byte* frame, const PacketView& packet) const {
+bool SlotRing::is_copy(const std::byte* frame, const PacketView& packet) const {
   const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
   const tpacket3_hdr& other = packet.header();
   if (h.tp_len != other.tp_len || h.tp_snaplen != other.tp_snaplen ||
@@ -204,12 +204,12 @@ bool FrameRing::is_copy(const std::byte* frame, const PacketView& packet) const 
          std::memcmp(frame + h.tp_mac, packet.bytes(), h.tp_snaplen) == 0;
 }
 
-Stamp FrameRing::stamp(const std::byte* frame) const {
+Stamp SlotRing::stamp(const std::byte* frame) const {
   const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
   return Stamp{h.tp_sec} << 32 | h.tp_nsec;
 }
 
-void FrameRing::drop_all() {
+void SlotRing::drop_all() {
   next_ = (next_ + came()) % frame_count_;
   for (unsigned i = 0; i < frame_count_; ++i) status_of(frame(i)) = kHeldFromTheStart;
   held_ = frame_count_;
@@ -217,7 +217,7 @@ void FrameRing::drop_all() {
   used_ = false;
 }
 
-unsigned FrameRing::take() {
+unsigned SlotRing::take() {
   // With a third block out, a merge would take the ring for half full and let packets go too soon.
   const bool has_room = !staged_.is_ours((filling_ + 2) % kBlocks);
   const unsigned taken = has_room && has_frame() ? fill() : 0;
@@ -227,7 +227,7 @@ unsigned FrameRing::take() {
 
 /// Has the next block look like one that the kernel has opened, with a packet or without: a merge
 /// learns from it what can still come.
-void FrameRing::tell_of_rest() {
+void SlotRing::tell_of_rest() {
   tpacket_hdr_v1& header = staged_.block(filling_)->hdr.bh1;
   header.seq_num = sequence_ + 1;
   header.num_pkts = has_frame() ? 1 : 0;
@@ -237,7 +237,7 @@ void FrameRing::tell_of_rest() {
   header.ts_first_pkt.ts_nsec = rest.tp_nsec;
 }
 
-unsigned FrameRing::fill() {
+unsigned SlotRing::fill() {
   tpacket_block_desc* block = staged_.block(filling_);
   const std::uint32_t room = staged_.geometry().block_bytes;
   tpacket_hdr_v1& header = block->hdr.bh1;
@@ -282,7 +282,7 @@ unsigned FrameRing::fill() {
 
 /// Copies a frame to `at`, as a packet in a V3 block, if it has `room` bytes; `bytes` are what it
 /// takes there.
-bool FrameRing::stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,
+bool SlotRing::stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,
                       std::uint32_t& bytes) const {
   const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
   const std::uint32_t mac = round_up(kPacketHeaderBytes + headroom_, kPacketAlignment);

@@ -1,6 +1,6 @@
 // A ring of TPACKET_V2 frames, which the test fills in the kernel's place: what becomes of them,
 // and when the kernel gets them back.
-#include "pcap-linux-v3/adaptive/frame_ring.h"
+#include "pcap-linux-v3/adaptive/slot_ring.h"
 
 #include <sys/mman.h>
 
@@ -27,7 +27,7 @@ class TestFrames {
     REQUIRE(ring_.adopt(memory_, count, kFrameBytes));
   }
 
-  FrameRing& ring() { return ring_; }
+  SlotRing& ring() { return ring_; }
   tpacket2_hdr& header(unsigned index) {
     return *reinterpret_cast<tpacket2_hdr*>(memory_ + std::size_t{index} * kFrameBytes);
   }
@@ -81,7 +81,7 @@ class TestFrames {
   std::uint32_t count_;
   std::byte* memory_;
   unsigned head_ = 0;
-  FrameRing ring_{kHeadroom};
+  SlotRing ring_{kHeadroom};
 };
 
 }  // namespace

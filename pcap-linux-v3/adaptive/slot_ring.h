@@ -21,15 +21,15 @@
 
 namespace pcapv3 {
 
-class FrameRing {
+class SlotRing {
  public:
   /// Packets are promised `headroom` bytes in front of their bytes.
-  explicit FrameRing(std::uint32_t headroom) : headroom_(headroom) {
+  explicit SlotRing(std::uint32_t headroom) : headroom_(headroom) {
     position_.set_headroom(headroom);
   }
-  ~FrameRing();
-  FrameRing(const FrameRing&) = delete;
-  FrameRing& operator=(const FrameRing&) = delete;
+  ~SlotRing();
+  SlotRing(const SlotRing&) = delete;
+  SlotRing& operator=(const SlotRing&) = delete;
 
   /// The memory is malloc's; see pcapv3_port.
   static void* operator new(std::size_t bytes) noexcept;
