@@ -145,7 +145,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
     return setsockopt(fd, level, name, value, length);
   }
   struct pcapv3_port* port = pcapv3_handle_of(p)->port;
-  const struct pcapv3_ring_request request = {
+  const struct pcapv3_ring_request wanted = {
       .buffer_bytes = p->opt.buffer_size,
       .timeout_ms = p->opt.timeout,
       .immediate = pcapv3_handle_of(p)->immediate,
@@ -155,7 +155,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       .flow_hash = pcapv3_handle_of(p)->flow_hash,
       .private_size = pcapv3_handle_of(p)->private_size,
   };
-  if (pcapv3_port_make_ring(port, fd, &request) != 0) {
+  if (pcapv3_port_make_ring(port, fd, &wanted) != 0) {
     request->tp_block_nr = 1; /* keeps create_ring() from asking again for less */
     return -1;
   }

@@ -43,11 +43,11 @@ int pcapv3_port_wants_summary(const pcapv3_port* port) { return port->wants_summ
 int pcapv3_port_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
 int pcapv3_port_adapts(const pcapv3_port* port) { return port->adapts() ? 1 : 0; }
 int pcapv3_port_fans_out(const pcapv3_port* port) { return port->fans_out() ? 1 : 0; }
-int pcapv3_port_attach_drop_all(pcapv3_port* port, int fd) { return port->shut(fd) ? 0 : -1; }
-int pcapv3_port_join_fanout(pcapv3_port* port, int fd, int index, int lo_ifindex) {
+int pcapv3_port_attach_drop_all(pcapv3_port* port, int fd) { return port->attach_drop_all(fd) ? 0 : -1; }
+int pcapv3_port_join_fanout(pcapv3_port* port, int fd, int index, int loopback) {
   return port->join_fanout(fd, index, loopback != 0) ? 0 : -1;
 }
-int pcapv3_port_replace_socket(pcapv3_port* port, int fd, int spare, int index, int lo_ifindex) {
+int pcapv3_port_replace_socket(pcapv3_port* port, int fd, int spare, int index, int loopback) {
   return port->replace_socket(fd, spare, index, loopback != 0) ? 0 : -1;
 }
 int pcapv3_port_make_ring(pcapv3_port* port, int fd, const pcapv3_ring_request* request) {
@@ -107,7 +107,7 @@ void pcapv3_reader_set_port(pcapv3_reader* reader, pcapv3_port* port, int socket
 }
 void pcapv3_reader_begin_frames(pcapv3_reader* reader, pcapv3_port* port, int frames, int ifindex,
                                 int cooked) {
-  reader->begin_frames(*port, frames, interface, cooked != 0);
+  reader->begin_frames(*port, frames, ifindex, cooked != 0);
 }
 int pcapv3_reader_made_frames(pcapv3_reader* reader) {
   pcapv3::TwoRings* const two = reader->two_rings();

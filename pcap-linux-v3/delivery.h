@@ -37,7 +37,7 @@ struct Plan {
   bool nanoseconds = false;    ///< Time stamps in nanoseconds, not microseconds.
   pcap_direction_t direction = PCAP_D_INOUT;
   int ifindex = 0;  ///< Interface index captured on; 0 or less: all of them.
-  int loopback = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
+  int lo_ifindex = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
   UserlandFilter filter;        ///< The filter that runs here. In a merge, each port's own does.
 };
 
@@ -53,22 +53,22 @@ class Delivery {
   /// Follows `plan` from the next packet on, also when called from within the callback.
   void follow(const Plan& plan);
 
-  /// Delivers packets from `cursor` on until `most` have been, the cursor is at its end or corrupt,
+  /// Delivers packets from `cursor` on until `max` have been, the cursor is at its end or corrupt,
   /// the break flag is set, or the plan has changed. Returns how many were.
   int run(PacketCursor& cursor, int max, pcap_handler callback, u_char* user) {
-    return run(cursor, most, callback, user, nullptr);
+    return run(cursor, max, callback, user, nullptr);
   }
   /// Writes to `header` first where the header is that the callback gets, unless it is null.
   int run(PacketCursor& cursor, int max, pcap_handler callback, u_char* user,
           std::uintptr_t* header) {
-    return (this->*loop_)(cursor, most, callback, user, header);
+    return (this->*loop_)(cursor, max, callback, user, header);
   }
   int run(TellingCursor& cursor, int max, pcap_handler callback, u_char* user) {
-    return (this->*telling_loop_)(cursor, most, callback, user, nullptr);
+    return (this->*telling_loop_)(cursor, max, callback, user, nullptr);
   }
   /// The same for packets of several ports, which are counted in each port's own counters.
   int run(Merge& merge, int max, pcap_handler callback, u_char* user) {
-    return (this->*merge_loop_)(merge, most, callback, user, nullptr);
+    return (this->*merge_loop_)(merge, max, callback, user, nullptr);
   }
 
  private:

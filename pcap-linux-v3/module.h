@@ -74,7 +74,7 @@ int pcapv3_port_adapts(const struct pcapv3_port* port);
  */
 int pcapv3_port_fans_out(const struct pcapv3_port* port);
 int pcapv3_port_attach_drop_all(struct pcapv3_port* port, int fd);
-int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int lo_ifindex);
+int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int loopback);
 
 /*
  * Goes on with the socket `spare`, shut and bound to interface `index`, in place of the handle's
@@ -82,7 +82,7 @@ int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int lo_
  * been read. Returns 0, or -1 with everything as it was, and the reason in the debug log. The ring
  * has as many blocks as the handle's first one, or fewer if memory is short.
  */
-int pcapv3_port_replace_socket(struct pcapv3_port* port, int fd, int spare, int index, int lo_ifindex);
+int pcapv3_port_replace_socket(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
 
 /* What the ring is to be made for. */
 struct pcapv3_ring_request {

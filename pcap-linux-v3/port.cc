@@ -98,7 +98,7 @@ bool pcapv3_port::adapts() const {
          pcapv3::kernel_is_at_least(4, 3);
 }
 
-bool pcapv3_port::shut(int fd) {
+bool pcapv3_port::attach_drop_all(int fd) {
   return pcapv3::attach_drop_all(fd) || error_.set("can't attach a filter: %s", std::strerror(errno));
 }
 

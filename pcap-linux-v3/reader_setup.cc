@@ -60,7 +60,7 @@ void pcapv3_reader::begin_frames(pcapv3_port& port, int socket, int ifindex, boo
     close(socket);
     return;
   }
-  two_->begin(socket, interface, cooked);
+  two_->begin(socket, ifindex, cooked);
 }
 
 bool pcapv3_reader::add_frames() {

@@ -30,7 +30,7 @@ void TwoRings::begin(int socket, int ifindex, bool cooked) {
     close(socket);
     return;
   }
-  frames_->create(socket, largest_packet(interface), std::min(kBytes, free_memory() / kShare));
+  frames_->create(socket, largest_packet(ifindex), std::min(kBytes, free_memory() / kShare));
 }
 
 bool TwoRings::has_made_frames() {

@@ -35,11 +35,11 @@ class Fixture {
 
   int run(int max = 1 << 30) {
     start();
-    return delivery.run(cursor, most, keep, reinterpret_cast<u_char*>(this));
+    return delivery.run(cursor, max, keep, reinterpret_cast<u_char*>(this));
   }
   int run(Merge& merge, int max = 1 << 30) {
     start();
-    return delivery.run(merge, most, keep, reinterpret_cast<u_char*>(this));
+    return delivery.run(merge, max, keep, reinterpret_cast<u_char*>(this));
   }
 
   TestBlock block;
@@ -104,7 +104,7 @@ sockaddr_ll address(int ifindex = 3, unsigned char type = PACKET_HOST) {
   sockaddr_ll from{};
   from.sll_family = AF_PACKET;
   from.sll_protocol = htons(ETH_P_IP);
-  from.sll_ifindex = interface;
+  from.sll_ifindex = ifindex;
   from.sll_hatype = ARPHRD_ETHER;
   from.sll_pkttype = type;
   from.sll_halen = 6;

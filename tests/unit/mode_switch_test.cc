@@ -10,7 +10,7 @@ constexpr std::uint64_t kSecond = 1'000'000'000;
 
 /// Plays `seconds` of wake-ups, `rate` a second, each with `packets`, from `now_ns` on. Returns how
 /// often it changed over.
-unsigned play(ModeSwitch& pace, std::uint64_t& now_ns, double seconds, std::uint64_t rate,
+unsigned play(ModeSwitch& mode, std::uint64_t& now_ns, double seconds, std::uint64_t rate,
               std::uint64_t packets, bool full = false) {
   unsigned changes = 0;
   const auto count = static_cast<std::uint64_t>(seconds * static_cast<double>(rate));
@@ -27,39 +27,39 @@ TEST_CASE("single packets come as frames, up to as many wake-ups as the budget h
   constexpr std::uint64_t kMax = kSecond / ModeSwitch::kShare / (ModeSwitch::kWakeNs + ModeSwitch::kFrameNs);
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
-  CHECK(play(pace, now_ns, 2, kMax * 9 / 10, 1) == 0);
+  CHECK(play(mode, now_ns, 2, kMax * 9 / 10, 1) == 0);
   CHECK_FALSE(mode.busy());
-  CHECK(play(pace, now_ns, 1, kMax * 12 / 10, 1) == 1);
+  CHECK(play(mode, now_ns, 1, kMax * 12 / 10, 1) == 1);
   CHECK(mode.busy());
 }
 
 TEST_CASE("packets that come many at once cost less each") {
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
-  CHECK(play(pace, now_ns, 1, 6'000, 32) == 0);  // 192,000 packets a second
-  CHECK(play(pace, now_ns, 1, 31'000, 32) == 1);
+  CHECK(play(mode, now_ns, 1, 6'000, 32) == 0);  // 192,000 packets a second
+  CHECK(play(mode, now_ns, 1, 31'000, 32) == 1);
 }
 
 TEST_CASE("a burst is no reason, a reader that does not keep up is") {
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK_FALSE(mode.count(1000, false, now_ns));
-  CHECK(play(pace, now_ns, 0.005, 1'000, 45, true) == 1);
+  CHECK(play(mode, now_ns, 0.005, 1'000, 45, true) == 1);
   CHECK(mode.busy());
 }
 
 TEST_CASE("back to frames when few packets come, or none") {
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
-  CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
+  CHECK(play(mode, now_ns, 0.1, 100'000, 1) == 1);
   const std::uint64_t block = ModeSwitch::kFewPackets / 1000;  // a millisecond's
-  CHECK(play(pace, now_ns, 1, 1'000, 2 * block) == 0);
+  CHECK(play(mode, now_ns, 1, 1'000, 2 * block) == 0);
   CHECK(mode.left_ns(now_ns) > 0);
   CHECK(mode.left_ns(now_ns) <= ModeSwitch::kHoldNs);
-  CHECK(play(pace, now_ns, 1, 1'000, block / 2) == 1);
+  CHECK(play(mode, now_ns, 1, 1'000, block / 2) == 1);
   CHECK_FALSE(mode.busy());
 
-  CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
+  CHECK(play(mode, now_ns, 0.1, 100'000, 1) == 1);
   CHECK_FALSE(mode.count(0, false, now_ns + mode.left_ns(now_ns) - 1));
   CHECK(mode.count(0, false, now_ns + mode.left_ns(now_ns)));
 }
@@ -67,14 +67,14 @@ TEST_CASE("back to frames when few packets come, or none") {
 TEST_CASE("a load that waits for answers stays with frames") {
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
-  CHECK(play(pace, now_ns, 0.003, 70'000, 1) == 1);
-  CHECK(play(pace, now_ns, 0.015, 1'000, 1) == 1);  // each answer takes a millisecond now
+  CHECK(play(mode, now_ns, 0.003, 70'000, 1) == 1);
+  CHECK(play(mode, now_ns, 0.015, 1'000, 1) == 1);  // each answer takes a millisecond now
   CHECK_FALSE(mode.busy());
-  CHECK(play(pace, now_ns, 0.9, 70'000, 1) == 0);
-  CHECK(play(pace, now_ns, 0.01, 1'000, 60, true) == 1);  // but who does not keep up, does not
-  CHECK(play(pace, now_ns, 0.1, 1'000, 100) == 0);
-  CHECK(play(pace, now_ns, 0.02, 1'000, 0) == 1);
-  CHECK(play(pace, now_ns, 1.1, 70'000, 1) == 1);
+  CHECK(play(mode, now_ns, 0.9, 70'000, 1) == 0);
+  CHECK(play(mode, now_ns, 0.01, 1'000, 60, true) == 1);  // but who does not keep up, does not
+  CHECK(play(mode, now_ns, 0.1, 1'000, 100) == 0);
+  CHECK(play(mode, now_ns, 0.02, 1'000, 0) == 1);
+  CHECK(play(mode, now_ns, 1.1, 70'000, 1) == 1);
 }
 
 TEST_CASE("no load makes it change over and over") {
@@ -99,7 +99,7 @@ TEST_CASE("a clock that is set back or ahead does no harm") {
   ModeSwitch mode(true);
   CHECK_FALSE(mode.count(1, false, 1000 * kSecond));
   std::uint64_t now_ns = 2 * kSecond;
-  CHECK(play(pace, now_ns, 0.1, 100'000, 1) == 1);
+  CHECK(play(mode, now_ns, 0.1, 100'000, 1) == 1);
   CHECK(mode.count(1, false, now_ns + 1000 * kSecond));  // as if nothing had come for so long
   CHECK_FALSE(mode.count(1, false, now_ns));
 }
