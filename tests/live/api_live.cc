@@ -1008,9 +1008,9 @@ constexpr Test kTests[] = {
     {"two threads with a handle each", two_threads},
 };
 
+const Registration kRegistration({.name = "api",
+                                  .tests = kTests,
+                                  .modes = "ours off distribution"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

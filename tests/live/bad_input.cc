@@ -22,11 +22,9 @@
 namespace pcapv3::live {
 namespace {
 
-int g_report = -1;
-
 /// Keeps a status and its text for the comparison of two libraries.
 void report(const std::string& what, int status, const char* text) {
-  dprintf(g_report, "%s: %d %s\n", what.c_str(), status, text);
+  dprintf(link_arguments().report, "%s: %d %s\n", what.c_str(), status, text);
 }
 
 /// Activates, which must fail with `wanted` and a text.
@@ -487,23 +485,9 @@ constexpr Test kSettings[] = {
     {"settings whose memory is unmapped", setting_unmapped},
 };
 
+const Registration kRegistration(
+    {.name = "bad_input", .tests = kTests, .modes = "ours off distribution", .reports = true});
+const Registration kSettingsRegistration({.name = "settings", .tests = kSettings});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  using namespace pcapv3::live;
-  std::vector<Test> tests(std::begin(kTests), std::end(kTests));
-  const bool ours = argc > 2 && std::string_view(argv[argc == 3 ? 2 : 1]) == "ours";
-  if (ours) tests.insert(tests.end(), std::begin(kSettings), std::end(kSettings));
-  if (argc == 3 && std::string_view(argv[1]) == "--count") {
-    std::printf("%zu\n", tests.size());
-    return EXIT_SUCCESS;
-  }
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: %s --count LIBRARY | LIBRARY FIRST-NUMBER REPORT-FILE\n", argv[0]);
-    return EXIT_FAILURE;
-  }
-  g_report = open(argv[3], O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
-  if (g_report < 0) give_up(argv[3]);
-  return run_tests(argv[1], std::atoi(argv[2]), tests);
-}

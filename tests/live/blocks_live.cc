@@ -23,11 +23,8 @@ namespace {
 
 Sender peer() { return Sender("play0", link_arguments().peer); }
 
-/// How many frames tests under load send: fewer where each takes long (blocks.test).
-unsigned load() {
-  const char* frames = std::getenv("BLOCKS_LOAD");
-  return frames != nullptr ? static_cast<unsigned>(std::atoi(frames)) : 100'000;
-}
+/// How many frames tests under load send: fewer where each takes long.
+unsigned load() { return 100'000 / link_arguments().slowdown; }
 
 struct GiveBack {
   void operator()(pcap_v3_block_t* block) const { pcap_v3_release_block(block); }
@@ -996,9 +993,8 @@ constexpr Test kTests[] = {
     {"handles without blocks", no_blocks},
 };
 
+const Registration kRegistration(
+    {.name = "blocks", .tests = kTests, .links = 2, .instruments = "thread valgrind"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

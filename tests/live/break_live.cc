@@ -20,15 +20,8 @@
 #include "capture.h"
 #include "frames.h"
 #include "harness.h"
+#include "interposed.h"
 #include "ports.h"
-
-// The clock that packets are stamped by, as the library sees it: moved, where a test asks for it.
-static std::atomic<long> g_clock_offset_s = 0;
-extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
-  const long status = syscall(SYS_clock_gettime, clock, now);
-  if (clock == CLOCK_REALTIME) now->tv_sec += g_clock_offset_s;
-  return static_cast<int>(status);
-}
 
 namespace pcapv3::live {
 namespace {
@@ -411,7 +404,7 @@ void drain_with_the_clock_set_back() {
   if (is_off()) skip("stock libpcap does not drain");
   for (const char* device : {"see0", "see0,see1"}) {
     for (const bool blocks : {false, true}) {
-      g_clock_offset_s = 0;
+      interposed::clock_offset_s = 0;
       const Handle handle = open_capture({.device = device, .timeout_ms = 1000});
       pcap_t* p = g_handle = handle.get();
       handle_signal(SIGUSR1, break_on_signal);
@@ -430,7 +423,7 @@ void drain_with_the_clock_set_back() {
         CHECK((blocks ? take(-1) : pcap_dispatch(p, -1, keep, user(packets))) >= 0, "%s",
               pcap_geterr(p));
       }
-      g_clock_offset_s = -60;
+      interposed::clock_offset_s = -60;
       sender.send(10, 10);
       wait_until_received(p, 20);
       raise(SIGUSR1);
@@ -451,10 +444,10 @@ void time_out_with_the_clock_set_back() {
       const Handle handle = open_capture(
           {.device = device, .snaplen = 2000, .timeout_ms = 200, .immediate = immediate});
       pcap_t* p = handle.get();
-      handle_signal(SIGALRM, [](int) { g_clock_offset_s = -60; });
+      handle_signal(SIGALRM, [](int) { interposed::clock_offset_s = -60; });
       itimerval once = {.it_interval = {}, .it_value = {.tv_sec = 0, .tv_usec = 50'000}};
       const auto start = Clock::now();
-      g_clock_offset_s = 0;
+      interposed::clock_offset_s = 0;
       setitimer(ITIMER_REAL, &once, nullptr);
       Packets packets;
       const int status = pcap_dispatch(p, -1, keep, user(packets));
@@ -886,9 +879,8 @@ constexpr Test kTests[] = {
     {"a forked child reads on", child_reads_on},
 };
 
+const Registration kRegistration(
+    {.name = "break", .tests = kTests, .links = 2, .instruments = "address"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

@@ -189,9 +189,7 @@ constexpr Test kTests[] = {
     {"a signal while it waits delivers what had come", confined_drain},
 };
 
+const Registration kRegistration({.name = "confined", .tests = kTests, .modes = "ours off"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

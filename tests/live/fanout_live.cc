@@ -562,9 +562,7 @@ constexpr Test kTests[] = {
     {"leaving in full traffic, of several ports", test_leaving_several},
 };
 
+const Registration kRegistration({.name = "fanout", .tests = kTests, .links = 2});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

@@ -13,44 +13,19 @@
 #include "capture.h"
 #include "frames.h"
 #include "harness.h"
+#include "interposed.h"
 #include "ports.h"
 
+namespace pcapv3::live {
 namespace {
-// What the library calls, and what is to become of it; set by one test, in its own process.
-std::atomic<int> adds_until_full{-1};  // packet sockets that epoll_ctl still adds; below 0: all
-std::atomic<bool> netlink_is_refused{false};
+
+constexpr char kPorts[] = "see0,see1";
 
 int family_of(int fd) {
   int family = AF_UNSPEC;
   socklen_t length = sizeof(family);
   return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) == 0 ? family : AF_UNSPEC;
 }
-}  // namespace
-
-extern "C" int epoll_ctl(int set, int operation, int fd, epoll_event* event) noexcept {
-  if (operation == EPOLL_CTL_ADD && adds_until_full >= 0 && family_of(fd) == AF_PACKET &&
-      adds_until_full-- == 0) {
-    adds_until_full = 0;
-    errno = ENOSPC;
-    return -1;
-  }
-  static const auto real = reinterpret_cast<decltype(&epoll_ctl)>(dlsym(RTLD_NEXT, "epoll_ctl"));
-  return real(set, operation, fd, event);
-}
-
-extern "C" int socket(int family, int type, int protocol) noexcept {
-  if (family == AF_NETLINK && netlink_is_refused) {
-    errno = EPERM;
-    return -1;
-  }
-  static const auto real = reinterpret_cast<decltype(&socket)>(dlsym(RTLD_NEXT, "socket"));
-  return real(family, type, protocol);
-}
-
-namespace pcapv3::live {
-namespace {
-
-constexpr char kPorts[] = "see0,see1";
 
 std::vector<int> sockets_of(int family) {
   std::vector<int> found;
@@ -184,14 +159,14 @@ void link_type_refused_by_epoll() {
     pcap_t* p = handle.get();
     set_nonblock(p);
     const std::size_t before = count_descriptors();
-    adds_until_full = adds;
+    interposed::epoll_adds_until_full = adds;
     const int status = pcap_set_datalink(p, DLT_LINUX_SLL2);
     const std::string text = pcap_geterr(p);
     CHECK(status == PCAP_ERROR && names(text, see(static_cast<unsigned>(adds))), "status %d, %s",
           status, text.c_str());
     CHECK(count_descriptors() == before, "%zu descriptors, not %zu", count_descriptors(), before);
     check_goes_on(p, text);  // events or not: its sockets were never away from the set
-    adds_until_full = -1;
+    interposed::epoll_adds_until_full = -1;
   }
 }
 
@@ -433,7 +408,7 @@ void comes_by_other_name() {
 
 /// Without netlink it takes longer to see.
 void netlink_refused() {
-  netlink_is_refused = true;
+  interposed::netlink_is_refused = true;
   const Record debug("PCAPV3_DEBUG");
   const Handle handle = open_capture({.device = kPorts});
   pcap_t* p = handle.get();
@@ -585,9 +560,8 @@ const Test kTests[] = {
     {"a parent closes, immediate mode", afresh<closed_by_the_parent_immediate>},
 };
 
+const Registration kRegistration(
+    {.name = "faults_ports", .tests = kTests, .links = 4, .settings = "PCAPV3_WINDOW=2000"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

@@ -1,6 +1,6 @@
-// Runs a table of tests, each in a process of its own and with a time limit, and prints TAP. A test
-// that crashes or hangs fails alone, and what it left open goes with it. Leaves to the tests what
-// they check, and to the scripts beside them the namespaces and the plan.
+// What a live test is made of: how a subject is declared with its tests, CHECK, skip, time limits,
+// and what the run was told. Leaves running them, and what they print, to main.cc, and the network
+// namespaces to tests/live/run.
 #pragma once
 
 #include <signal.h>
@@ -19,11 +19,53 @@
 
 namespace pcapv3::live {
 
+/// What stock libpcap does with a test, in a run with it.
+enum class Stock {
+  kSame,   ///< It passes.
+  kFails,  ///< It fails, which shows that the test can: the run checks that.
+  kNone,   ///< It has nothing of the kind, and the test is not run.
+};
+
 struct Test {
   const char* name;
   void (*run)();
   unsigned limit_s = 20;  // many times what any takes, for machines with other work
+  Stock stock = Stock::kSame;
 };
+
+/// The tests of one file, and what they need. Lists are words with spaces between them.
+struct Subject {
+  const char* name;
+  std::span<const Test> tests;
+  unsigned links = 1;            ///< see0, see1, ... here; play0, play1, ... at their other ends.
+  const char* modes = "ours";    ///< Modes to be run in, by their names in main.cc.
+  const char* instruments = "";  ///< What else `make check` runs it with: tests/live/run has them.
+  const char* settings = "";     ///< Environment variables, NAME=VALUE.
+  bool reports = false;          ///< Writes reports, which have to be the same in `ours` and `off`.
+};
+
+inline std::vector<Subject>& subjects() {
+  static std::vector<Subject> all;
+  return all;
+}
+
+/// Adds a subject to the program; one stands at the end of each file of tests.
+struct Registration {
+  explicit Registration(const Subject& subject) { subjects().push_back(subject); }
+};
+
+/// What this run was told.
+struct LinkArguments {
+  const char* library = "";  ///< The mode's name.
+  const char* peer = "";     ///< Path of the network namespace that has the links' other ends.
+  unsigned slowdown = 1;     ///< How many times as slow everything is: under valgrind, say.
+  int report = -1;           ///< A descriptor, of subjects with reports.
+};
+
+inline LinkArguments& link_arguments() {
+  static LinkArguments arguments;
+  return arguments;
+}
 
 /// Where a test says why it was skipped, in memory that it shares with the process that prints TAP.
 inline char* skip_reason() {
@@ -55,85 +97,19 @@ inline char* skip_reason() {
 #define CHECK(condition, ...) \
   ((condition) ? (void)0 : ::pcapv3::live::fail(__FILE__, __LINE__, #condition, __VA_ARGS__))
 
-/// Has this process killed in so many seconds: the one limit that holds in any loop, and that no
-/// handler or timer of a test's own takes away.
+/// Has this process killed in so many seconds, and no longer when an earlier call said: the one
+/// limit that holds in any loop, and that no handler or timer of a test's own takes away.
 inline void end_in(unsigned seconds) {
-  sigevent event = {};
-  event.sigev_notify = SIGEV_SIGNAL;
-  event.sigev_signo = SIGKILL;
-  timer_t timer = {};
-  itimerspec when = {.it_interval = {}, .it_value = {.tv_sec = seconds, .tv_nsec = 0}};
-  if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0 ||
-      timer_settime(timer, 0, &when, nullptr) != 0) {
-    _exit(EXIT_FAILURE);
-  }
-}
-
-/// Runs one test and prints its line.
-inline bool run_test(const char* library, int number, const Test& test) {
-  *skip_reason() = '\0';
-  std::fflush(stdout);
-  const pid_t child = fork();
-  if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    end_in(test.limit_s);
-    test.run();
-    std::fflush(stdout);
-    _exit(EXIT_SUCCESS);
-  }
-  int status = -1;
-  if (child < 0 || waitpid(child, &status, 0) != child) status = -1;
-  if (WIFSIGNALED(status)) {
-    std::printf("# ended by signal %d (%s); its limit was %u s\n", WTERMSIG(status),
-                strsignal(WTERMSIG(status)), test.limit_s);
-  }
-  const bool ok = WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS;
-  std::printf("%sok %d - %s: %s%s%s\n", ok ? "" : "not ", number, library, test.name,
-              *skip_reason() != '\0' ? " # SKIP " : "", skip_reason());
-  return ok;
-}
-
-/// Runs all tests, numbered from `first`. `library` says in each line which libpcap is under test.
-inline int run_tests(const char* library, int first, std::span<const Test> tests) {
-  bool all_ok = true;
-  for (const Test& test : tests) all_ok = run_test(library, first++, test) && all_ok;
-  return all_ok ? EXIT_SUCCESS : EXIT_FAILURE;
-}
-
-/// What the scripts say on the command line of a program whose tests want a link: LIBRARY, the
-/// first test's number, and the network namespace of the link's other end. A fourth word is a time
-/// limit in seconds for each test, in place of its own.
-struct LinkArguments {
-  const char* library = "";
-  const char* peer = "";
-};
-
-inline LinkArguments& link_arguments() {
-  static LinkArguments arguments;
-  return arguments;
-}
-
-/// main() of such a program. With --count it prints how many tests there are. ONLY=TEXT in the
-/// environment has it run those only whose names hold the text.
-inline int run_on_link(int argc, char** argv, std::span<const Test> tests) {
-  std::vector<Test> limited(tests.begin(), tests.end());
-  if (const char* only = std::getenv("ONLY")) {
-    std::erase_if(limited,
-                  [only](const Test& test) { return std::strstr(test.name, only) == nullptr; });
-  }
-  if (argc == 2 && std::strcmp(argv[1], "--count") == 0) {
-    std::printf("%zu\n", limited.size());
-    return EXIT_SUCCESS;
-  }
-  if (argc != 4 && argc != 5) {
-    std::fprintf(stderr, "usage: %s --count | LIBRARY FIRST-NUMBER NAMESPACE [LIMIT-S]\n", argv[0]);
-    return EXIT_FAILURE;
-  }
-  link_arguments() = {.library = argv[1], .peer = argv[3]};
-  for (Test& test : limited) {
-    if (argc == 5) test.limit_s = static_cast<unsigned>(std::atoi(argv[4]));
-  }
-  return run_tests(argv[1], std::atoi(argv[2]), limited);
+  static const timer_t kTimer = [] {
+    sigevent event = {};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGKILL;
+    timer_t timer = {};
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) _exit(EXIT_FAILURE);
+    return timer;
+  }();
+  const itimerspec when = {.it_interval = {}, .it_value = {.tv_sec = seconds, .tv_nsec = 0}};
+  if (timer_settime(kTimer, 0, &when, nullptr) != 0) _exit(EXIT_FAILURE);
 }
 
 }  // namespace pcapv3::live

@@ -165,3 +165,19 @@ stock_library() {
   ldd "$(command -v tcpdump)" | awk -v name="${LIBRARY##*/}" '$1 == name { print $3 }' |
     xargs -r readlink -f
 }
+
+# debug_shell NEXT: a shell on the terminal, in the namespace that has see0, instead of a script's
+# tests. It says what would be next. All goes when it ends.
+debug_shell() {
+  local shell=(bash --norc)
+  [[ -e /run/netns/$NS_SEE ]] && shell=(ip netns exec "$NS_SEE" "${shell[@]}")
+  if { : </dev/tty >/dev/tty; } 2>/dev/null; then exec </dev/tty >/dev/tty 2>/dev/tty; fi
+  cat >&2 <<END
+This shell is in network namespace $NS_SEE, with see0; play0 is in $NS_PLAY:
+ip netns exec \$NS_PLAY COMMAND. The work folder is $WORKDIR.
+Next: $1
+END
+  export NS_PLAY NS_SEE WORKDIR PATH=$BUILDDIR:$PATH PS1="${NS_SEE##*-} \\w\\$ "
+  "${shell[@]}"
+  exit 0
+}

@@ -527,9 +527,7 @@ constexpr Test kTests[] = {
     {"the interface is down at the first read", down_at_first},
 };
 
+const Registration kRegistration({.name = "pair", .tests = kTests, .instruments = "thread"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

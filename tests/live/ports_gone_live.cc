@@ -247,9 +247,11 @@ const Test kTests[] = {
     {"the last one goes, with select", [] { last_one_gone(false); }},
 };
 
+const Registration kRegistration({.name = "ports_gone",
+                                  .tests = kTests,
+                                  .links = 64,
+                                  .modes = "ours group",
+                                  .settings = "PCAPV3_WINDOW=2000"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

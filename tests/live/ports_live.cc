@@ -1246,9 +1246,8 @@ const Test kTests[] = {
     {"a handle without a descriptor", without_descriptor},
 };
 
+const Registration kRegistration(
+    {.name = "ports", .tests = kTests, .links = 64, .settings = "PCAPV3_WINDOW=2000"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

@@ -297,8 +297,7 @@ struct Note {
 };
 
 void notes_of_threads() {
-  const char* const set = std::getenv("BLOCKS_LOAD");
-  const std::uint32_t frames = set != nullptr ? static_cast<unsigned>(std::atoi(set)) : 50'000;
+  const std::uint32_t frames = 50'000 / link_arguments().slowdown;
   set_small_ring();
   const Handle handle = open_with(sizeof(Note));
   pcap_t* p = handle.get();
@@ -584,9 +583,8 @@ constexpr Test kTests[] = {
     {"handles that can't have it", wrong_handles},
 };
 
+const Registration kRegistration(
+    {.name = "private", .tests = kTests, .links = 2, .instruments = "thread valgrind"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}

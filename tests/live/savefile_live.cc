@@ -822,9 +822,7 @@ constexpr Test kTests[] = {
     {"no such folder", test_no_such_folder},
 };
 
+const Registration kRegistration({.name = "savefile", .tests = kTests, .modes = "ours off"});
+
 }  // namespace
 }  // namespace pcapv3::live
-
-int main(int argc, char** argv) {
-  return pcapv3::live::run_on_link(argc, argv, pcapv3::live::kTests);
-}
