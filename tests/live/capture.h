@@ -23,6 +23,11 @@ struct CloseHandle {
 };
 using Handle = std::unique_ptr<pcap_t, CloseHandle>;
 
+/// Sends what see0 receives.
+inline Sender remote() { return Sender("play0", peer()); }
+/// Sends out of see0.
+inline Sender local() { return Sender("see0"); }
+
 constexpr char kOdd[] = "ether[21] & 1 = 1";  // the lowest byte of a frame's number
 constexpr char kEven[] = "ether[21] & 1 = 0";
 
@@ -213,6 +218,20 @@ inline bool selectable(int fd, int timeout_ms) {
   return select(fd + 1, &set, nullptr, nullptr, &limit) == 1 && FD_ISSET(fd, &set);
 }
 
+/// How many rings this process has mapped.
+inline std::size_t count_rings() {
+  std::ifstream maps("/proc/self/maps");
+  std::size_t count = 0;
+  for (std::string line; std::getline(maps, line);) count += line.find("socket:[") != line.npos;
+  return count;
+}
+
+inline bool is_promiscuous(const std::string& interface) {
+  std::string flags;
+  std::getline(std::ifstream("/sys/class/net/" + interface + "/flags"), flags);
+  return (std::stoul(flags, nullptr, 16) & IFF_PROMISC) != 0;
+}
+
 /// How many descriptors this process has.
 inline std::size_t count_descriptors() {
   std::size_t count = 0;
@@ -229,9 +248,23 @@ inline double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Waits until a thread of this process sleeps, as one does that waits for packets.
+/// CLOCK_REALTIME, as packets are stamped.
+inline std::uint64_t now_ns() {
+  timespec now = {};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+/// Of a handle with nanoseconds.
+inline std::uint64_t stamp_ns(const pcap_pkthdr& header) {
+  return static_cast<std::uint64_t>(header.ts.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(header.ts.tv_usec);
+}
+
+/// Waits until a thread, of this process or another, sleeps, as one does that waits for packets.
 inline void wait_until_asleep(pid_t thread) {
-  const std::string path = "/proc/self/task/" + std::to_string(thread) + "/stat";
+  const std::string path = "/proc/" + std::to_string(thread) + "/stat";
   for (char state = 0; state != 'S';) {
     std::string line;
     std::getline(std::ifstream(path), line);

@@ -15,6 +15,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace pcapv3::live {
@@ -55,16 +57,32 @@ struct Registration {
 };
 
 /// What this run was told.
-struct LinkArguments {
-  const char* library = "";  ///< The mode's name.
-  const char* peer = "";     ///< Path of the network namespace that has the links' other ends.
-  unsigned slowdown = 1;     ///< How many times as slow everything is: under valgrind, say.
-  int report = -1;           ///< A descriptor, of subjects with reports.
+struct RunArguments {
+  const char* mode = "";
+  const char* peer = "";  ///< Path of the network namespace that has the links' other ends.
+  unsigned slowdown = 1;  ///< How many times as slow everything is: under valgrind, say.
+  int report = -1;        ///< A descriptor, of subjects with reports.
 };
 
-inline LinkArguments& link_arguments() {
-  static LinkArguments arguments;
+inline RunArguments& run_arguments() {
+  static RunArguments arguments;
   return arguments;
+}
+
+/// The network namespace of the links' other ends: its path, and its name for ip(8).
+inline const char* peer() { return run_arguments().peer; }
+inline std::string peer_name() {
+  const std::string_view path = peer();
+  return std::string(path.substr(path.rfind('/') + 1));
+}
+
+inline bool is_mode(std::string_view mode) { return mode == run_arguments().mode; }
+inline bool is_ours() { return is_mode("ours"); }
+
+/// Whether handles that are opened now are stock libpcap's.
+inline bool is_off() {
+  const char* setting = std::getenv("PCAPV3");
+  return setting != nullptr && std::string_view(setting) == "off";
 }
 
 /// Where a test says why it was skipped, in memory that it shares with the process that prints TAP.

@@ -69,7 +69,7 @@ bool run_test(const char* label, const Test& test, bool fails) {
   *skip_reason() = '\0';
   unsigned limit_s = test.limit_s;
   if (fails) limit_s = kStockFailsWithin_s;
-  limit_s = std::max(limit_s, std::min(limit_s * link_arguments().slowdown, kLongest_s));
+  limit_s = std::max(limit_s, std::min(limit_s * run_arguments().slowdown, kLongest_s));
   std::fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
@@ -99,7 +99,7 @@ int run(const Subject& subject, const Mode& mode, const char* label) {
     setenv(setting.substr(0, at).c_str(), setting.c_str() + at + 1, 1);
   }
   if (mode.variable != nullptr) setenv(mode.variable, mode.value, 1);
-  link_arguments().library = mode.name;
+  run_arguments().mode = mode.name;
   bool all_ok = true;
   for (const Test& test : selected(subject, mode)) {
     const bool fails = mode.is_stock && test.stock == Stock::kFails;
@@ -148,7 +148,7 @@ int main_of(int argc, char** argv) {
     if (option == "--label" && at + 1 < argc) {
       label = argv[++at];
     } else if (option == "--slowdown" && at + 1 < argc) {
-      link_arguments().slowdown = static_cast<unsigned>(std::atoi(argv[++at]));
+      run_arguments().slowdown = static_cast<unsigned>(std::atoi(argv[++at]));
     } else if (option == "--list" || option == "--ground" || option == "--count") {
       action = option;
     } else {
@@ -172,9 +172,9 @@ int main_of(int argc, char** argv) {
     return EXIT_SUCCESS;
   }
   const char* peer = std::getenv("PEER");
-  link_arguments().peer = peer != nullptr ? peer : "";
+  run_arguments().peer = peer != nullptr ? peer : "";
   if (const char* report = std::getenv("REPORT")) {
-    link_arguments().report = open(report, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    run_arguments().report = open(report, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   }
   return run(*subject, *mode, label != nullptr ? label : mode->name);
 }

@@ -151,6 +151,17 @@ start_tcpdump() {
 
 says_listening() { is_gone "$1" || grep -q 'listening on' "$2"; }
 
+# adds_up FILE: tcpdump's three lines there, "N packets captured", "N received by filter" and "N dropped
+# by kernel".
+adds_up() {
+  local captured received dropped
+  captured=$(sed -n 's/ packets\? captured$//p' "$1")
+  received=$(sed -n 's/ packets\? received by filter$//p' "$1")
+  dropped=$(sed -n 's/ packets\? dropped by kernel$//p' "$1")
+  echo "captured $captured, received $received, dropped $dropped"
+  [[ -n $captured ]] && ((captured > 0 && captured + dropped == received))
+}
+
 # The libpcap files that a process has mapped, one a line, as that process knows them: in a chroot,
 # /proc tells where they are for its mount namespace, which ip netns exec has made.
 mapped_libpcap() {

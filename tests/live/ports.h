@@ -41,7 +41,7 @@ class Players {
  public:
   explicit Players(unsigned ports, unsigned first = 0) : first_(first) {
     for (unsigned i = 0; i < ports; ++i) {
-      senders_.push_back(std::make_unique<Sender>(play(first + i).c_str(), link_arguments().peer));
+      senders_.push_back(std::make_unique<Sender>(play(first + i).c_str(), peer()));
     }
   }
   const Sender& operator[](unsigned port) const { return *senders_[port - first_]; }
@@ -63,20 +63,6 @@ class Players {
   unsigned first_;
   std::vector<std::unique_ptr<Sender>> senders_;
 };
-
-/// CLOCK_REALTIME, as packets are stamped.
-inline std::uint64_t now_ns() {
-  timespec now = {};
-  clock_gettime(CLOCK_REALTIME, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-         static_cast<std::uint64_t>(now.tv_nsec);
-}
-
-/// Of a handle with nanoseconds.
-inline std::uint64_t stamp_ns(const pcap_pkthdr& header) {
-  return static_cast<std::uint64_t>(header.ts.tv_sec) * 1'000'000'000 +
-         static_cast<std::uint64_t>(header.ts.tv_usec);
-}
 
 /// The packets are frames `first`, `first + step`, ..., `count` of them, of each of the ports 0 to
 /// `ports - 1`, every one once; those of a port in their order, and all by time.
@@ -195,15 +181,13 @@ inline void wait_for_carrier(const std::string& interface) {
   for (std::string state; state != "up";) std::getline(std::ifstream(path), state);
   // Its other end is ready a little later, but with the lock held that this waits for
   // (link_watch.c: linkwatch_do_dev).
-  const std::string peer = link_arguments().peer;
   const std::string number = interface.substr(interface.find_first_of("0123456789"));
-  ip("-n " + peer.substr(peer.rfind('/') + 1) + " link set play" + number + " alias up");
+  ip("-n " + peer_name() + " link set play" + number + " alias up");
 }
 
 /// As the scripts have made it.
 inline void make_port(unsigned port) {
-  const std::string peer = link_arguments().peer;
-  const std::string space = peer.substr(peer.rfind('/') + 1);
+  const std::string space = peer_name();
   ip("link add " + play(port) + " netns " + space + " mtu 65535 type veth peer name " + see(port) +
      " mtu 65535");
   ip("link set " + see(port) + " arp off up");

@@ -131,7 +131,7 @@ class Load {
 
   Load(const Shape& shape, const Seen& seen) : shape_(shape), seen_(seen) {
     for (unsigned port = 0; port < shape.ports; ++port) {
-      senders_.push_back(std::make_unique<Sender>(play(port).c_str(), link_arguments().peer));
+      senders_.push_back(std::make_unique<Sender>(play(port).c_str(), peer()));
       threads_.emplace_back([this, port] { send(port); });
     }
   }
