@@ -4,7 +4,7 @@
 # not numbered, so that those of a program can stand in between.
 #
 # ONLY=TEXT in the environment has a script end at once, as skipped, if the text, in upper or lower
-# case, is neither in its name nor in those that it gives its checks. A script with SELECTS=names asks
+# case, is neither in its name nor in a line with one of its checks. A script with SELECTS=names asks
 # is_selected for each test instead.
 
 TAP_COUNT=0
@@ -59,7 +59,7 @@ is_selected() { [[ -z ${ONLY-} || ${1,,} == *"${ONLY,,}"* ]]; } # NAME
 
 names_here() {
   basename "$0" .test
-  grep -oE '(check|holds|captures|maps|runs|refuses|ignored_by_loader) +"[^"]*"' "$0"
+  grep -E '^ *(check|skip|holds|captures|maps|runs|refuses|ignored_by_loader) ' "$0"
 }
 [[ ${SELECTS-} == names ]] || is_selected "$(names_here)" ||
   skip_all "\"$ONLY\" is in no name here"
