@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
 # shellcheck disable=SC2154 # round, scenario and the settings are run's
 # The scenario "blocks": what it costs to hand packets over to decoder threads, by block and by
 # packet, and what decoder threads are worth; to be sourced by run. The program is examples/flows.cc.

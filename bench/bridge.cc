@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A bridge in user space: what arrives on either of two interfaces is sent out of the other, as
 // long as a command runs, which is the traffic and its measure (ping, say). Each direction is a
 // handle in immediate mode, read as programs with several descriptors do: poll on those that

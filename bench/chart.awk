@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Draws lines as SVG, in colours that suit light and dark pages. What the figures are is the caller's.
 #
 #   awk -F '\t' -v title=T -v x_name=X -v y_name=Y [-v log_x=1] [-v log_y=1] [-v y_most=100] \

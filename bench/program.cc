@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Runs a capture program as it is, and a command that makes traffic once the program captures, ends
 // the program by SIGINT, and prints the CPU time that it took between the two: cpu_ms, a value.
 // Starting up, making and freeing the ring, which a long capture does once, are not in it. What the

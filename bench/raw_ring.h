@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A packet socket's ring of version 1, 2 or 3 without libpcap, and the barest walk over it: what
 // any library's reading is compared with. It owns the socket and the mapping. What is done with a
 // packet is the caller's, and so is waiting.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The reading half of the benchmarks: opens a handle, runs a command that makes traffic, and prints
 // what came, what was dropped and what that cost: a name, a value, a name, a value. Which libpcap
 // it measures is the environment's choice (PCAPV3=off is stock's); what is run and compared is the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sends TCP frames out of an interface or several in turn, to a hardware address that is nobody's:
 // so many a second, or as fast as it goes. The sequence number tells frames apart. What is received
 // is the reader's.

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
 # shellcheck disable=SC2154 # round, scenario and here are run's
 # The scenarios that tell what reading costs and how much can be read, of this library, of stock
 # libpcap, of bare rings and of programs; to be sourced by run, which has what they are made of.

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
 # shellcheck disable=SC2154 # round, here and the settings are run's
 # The scenario "sweep": immediate mode at all rates, stock's (a wake-up for each packet), by blocks
 # (PCAPV3_IMMEDIATE=v3) and adaptive; to be sourced by run. The question is whether adaptive follows

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What it costs to walk packets that are there: blocks in memory, filled as the kernel fills them,
 // taken through the module's own reading path into a callback that counts. No kernel, no system
 // call, so that the instructions of a run are the same each time; bench/instructions counts them
@@ -157,7 +158,7 @@ std::vector<Scenario> scenarios() {
   one_way.direction = PCAP_D_IN;
   Plan filtered = plan();
   filtered.filter.run = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
-                             std::uint16_t) { return 1; };
+                           std::uint16_t) { return 1; };
   return {
       {"frame", "one port, Ethernet", plan(), 0, 0},
       {"sll2", "one port, cooked, LINUX_SLL2", plan(LinkHeader::kSll2), 0, 0},

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The functions of <pcap/linux-v3.h> that take a handle: what kind of handle it is, and whether it
  * has blocks. Those that take a block are the module's (pcap-linux-v3/blocks/api.cc).

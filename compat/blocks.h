@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Between blocks.c and the two kinds of handles that have blocks: those on one interface
  * (handle.c) and those on several (multi.c). Nobody else includes it.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The handle of one port of a capture on several interfaces: an ordinary handle on one interface
  * (handle.c), made, opened and closed by stock code, that has no reader of its own. What it has
@@ -122,8 +123,8 @@ static int take_spare(pcap_t* p, int index) {
   const int spare = joined(p)->spare;
   /* One that is not up has to be waited for: before Linux 6.13 a socket joins a group only when it
    * runs (fanout_add), and a spare one that can't is used up. */
-  if (spare == 0 || !pcapv3_stock_is_up(p, spare) || pcapv3_port_attach_drop_all(port, spare) != 0 ||
-      pcapv3_stock_bind(p, spare, index) != 0) {
+  if (spare == 0 || !pcapv3_stock_is_up(p, spare) ||
+      pcapv3_port_attach_drop_all(port, spare) != 0 || pcapv3_stock_bind(p, spare, index) != 0) {
     return -1;
   }
   pcapv3_host_ops.count(p); /* the last of the old one's */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Between the handle on several interfaces (multi.c), the handles of its ports, which are made here
  * (child.c), and what an ordinary handle has of these (handle.c).

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A handle on one network interface: its operations, which take the place of stock code's once it
  * is activated, and what an activation adds to stock code's own.
@@ -204,7 +205,7 @@ static void silence(pcap_t* p) {
   (void)bind(p->fd, (const struct sockaddr*)&nowhere, sizeof(nowhere));
   if (p->opt.promisc) {
     const struct packet_mreq request = {.mr_ifindex = pcapv3_stock_state(p).ifindex,
-                                     .mr_type = PACKET_MR_PROMISC};
+                                        .mr_type = PACKET_MR_PROMISC};
     (void)setsockopt(p->fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, &request, sizeof(request));
   }
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A handle on one interface: what joins libpcap's half of it, which stock code has made, to the
  * module's. It lies in the handle's own memory, behind stock code's private struct.

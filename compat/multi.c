@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A handle over several ports: what pcap_create("eth1,eth2") makes.
  *

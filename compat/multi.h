@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What the handle on several interfaces (multi.c) is to the rest of the seam.
  */

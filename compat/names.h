@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * libpcap's internal names, which 1.10.5 gave a prefix. prepare-libpcap looks which ones a source
  * has.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The one file that sees the inside of libpcap's pcap-linux.c.
  *
@@ -134,7 +135,8 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
     return -1; /* stock code then does without a filter in the kernel, on both */
   }
   if (p != NULL && pcapv3_handle_of(p)->joining != NULL && level == SOL_PACKET &&
-      name == PACKET_RX_RING && pcapv3_port_attach_drop_all(pcapv3_handle_of(p)->joining, fd) != 0) {
+      name == PACKET_RX_RING &&
+      pcapv3_port_attach_drop_all(pcapv3_handle_of(p)->joining, fd) != 0) {
     return -1;
   }
   /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Writing savefiles: pcap_dump(3PCAP) with one lock at most, and regular files in large pieces. It
  * owns how large a stream's buffer is and when it is written out; opening, headers, errors,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Stock code's half of a handle on an interface, for the other files of the seam: functions of
  * libpcap's pcap-linux.c that are private there, and members of its private struct. Implemented in
@@ -36,8 +37,8 @@ void pcapv3_stock_take_over(pcap_t* p);
 /* ---- What it knows of a handle ---- */
 
 struct pcapv3_stock_state {
-  int ifindex; /* index; 0: all */
-  int lo_ifindex;  /* lo's index */
+  int ifindex;    /* index; 0: all */
+  int lo_ifindex; /* lo's index */
   int cooked;
   int timeout; /* 0: none; below 0: reads do not wait */
   unsigned interface_dropped;

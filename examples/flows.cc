@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Counts the flows on a network interface: one thread captures, others decode. Shows what blocks
 // are good for (pcap_v3_next_block(3)), and the same by single packets, copied, for comparison. The
 // capture thread leaves a note in each block's private area (pcap_v3_block_private(3)), by which

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Views over one TPACKET_V3 block and the packets in it.
 //
 // A block is memory that the kernel writes and lends: the reader owns it from the moment its status
@@ -317,7 +318,8 @@ class TellingCursor : public PacketCursor {
 
 class TellingCursor::LocalCursor : public PacketCursor::LocalCursor {
  public:
-  explicit LocalCursor(TellingCursor& cursor) : PacketCursor::LocalCursor(cursor), cursor_(cursor) {}
+  explicit LocalCursor(TellingCursor& cursor)
+      : PacketCursor::LocalCursor(cursor), cursor_(cursor) {}
 
   void next() {
     cursor_.walked_ = &packet().header();

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How a read ends when pcap_breakloop(3PCAP) is called: at once, or by a drain.
 //
 // A program that ends its capture from a signal handler, as tcpdump and dumpcap do, wants all that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The functions of module.h, which libpcap calls, each passed on to the object that does it.
 // Nothing is decided here.
 
@@ -43,7 +44,9 @@ int pcapv3_port_wants_summary(const pcapv3_port* port) { return port->wants_summ
 int pcapv3_port_takes_immediate(const pcapv3_port* port) { return port->takes_immediate() ? 1 : 0; }
 int pcapv3_port_adapts(const pcapv3_port* port) { return port->adapts() ? 1 : 0; }
 int pcapv3_port_fans_out(const pcapv3_port* port) { return port->fans_out() ? 1 : 0; }
-int pcapv3_port_attach_drop_all(pcapv3_port* port, int fd) { return port->attach_drop_all(fd) ? 0 : -1; }
+int pcapv3_port_attach_drop_all(pcapv3_port* port, int fd) {
+  return port->attach_drop_all(fd) ? 0 : -1;
+}
 int pcapv3_port_join_fanout(pcapv3_port* port, int fd, int index, int loopback) {
   return port->join_fanout(fd, index, loopback != 0) ? 0 : -1;
 }

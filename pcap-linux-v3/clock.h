@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The two clocks: the one that packets are stamped by, and the one for everything else.
 #pragma once
 

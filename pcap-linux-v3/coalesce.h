@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // When a reader that is busy looks at its rings again without being woken.
 //
 // The kernel wakes a reader for each block. After some idle milliseconds that costs as much as some

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "confinement.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Whether the process has put itself under seccomp(2) since a handle was activated.
 //
 // A program that does so allows the system calls that it knows libpcap to make; any other may kill

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What became of the packets of one handle, and the summary that says so.
 #pragma once
 
@@ -25,8 +26,8 @@ struct Counters {
   std::uint64_t switches = 0;  ///< Times that it changed over from one to the other.
 
   // Of blocks that the program acquired.
-  std::uint64_t unwalked = 0;          ///< Packets in released blocks that it did not walk past.
-  std::uint64_t outstanding = 0;       ///< Blocks that it has not released.
+  std::uint64_t unwalked = 0;         ///< Packets in released blocks that it did not walk past.
+  std::uint64_t outstanding = 0;      ///< Blocks that it has not released.
   std::uint64_t max_outstanding = 0;  ///< The most that it had at once.
 
   /// Packets that are accounted for.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "delivery.h"
 
 #include <arpa/inet.h>
@@ -106,8 +107,7 @@ int Delivery::loop(Cursor& cursor, int max, pcap_handler callback, u_char* user,
   if (place != nullptr) *place = reinterpret_cast<std::uintptr_t>(&header);
 
   typename Cursor::LocalCursor here(cursor);
-  while (delivered < max && here.has_packet() && *break_flag_ == 0 &&
-         plan_number == plan_number_) {
+  while (delivered < max && here.has_packet() && *break_flag_ == 0 && plan_number == plan_number_) {
     const PacketView packet = here.packet();
     const tpacket3_hdr& h = packet.header();
     std::uint8_t* bytes = packet.bytes();
@@ -119,8 +119,8 @@ int Delivery::loop(Cursor& cursor, int max, pcap_handler callback, u_char* user,
       const UserlandFilter& filter = filter_of(here);
       if (filter.applies_to(packet.stamp(), h.tp_snaplen != h.tp_len) &&
           filter.run(filter.owner, bytes, h.tp_len, h.tp_snaplen + kHeaderBytes,
-                       is_tagged(h) ? 1 : 0,
-                       static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff)) == 0) {
+                     is_tagged(h) ? 1 : 0,
+                     static_cast<std::uint16_t>(h.hv1.tp_vlan_tci & 0x0fff)) == 0) {
         ++counters_of(here).filtered;
         here.next();
         here.commit();

@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // From a packet in a block to the program's callback: link-layer header, filter, direction, VLAN
 // tag, time stamp, snapshot length. All in place, nothing is copied.
 //
 // What a handle wants done is a Plan, made when the handle is activated or changed. For each shape
 // of plan there is a loop of its own, compiled without the steps that shape has no need of, so that
-// no packet pays for another handle's requests. The order of the steps, and what they do to lengths,
-// is stock libpcap's (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to tell.
+// no packet pays for another handle's requests. The order of the steps, and what they do to
+// lengths, is stock libpcap's (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to
+// tell.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -36,9 +38,9 @@ struct Plan {
   std::uint32_t snapshot = 0;  ///< Bytes of a packet the program wants at most.
   bool nanoseconds = false;    ///< Time stamps in nanoseconds, not microseconds.
   pcap_direction_t direction = PCAP_D_INOUT;
-  int ifindex = 0;  ///< Interface index captured on; 0 or less: all of them.
-  int lo_ifindex = 0;   ///< lo's interface index; its packets pass twice, as sent and received.
-  UserlandFilter filter;        ///< The filter that runs here. In a merge, each port's own does.
+  int ifindex = 0;        ///< Interface index captured on; 0 or less: all of them.
+  int lo_ifindex = 0;     ///< lo's interface index; its packets pass twice, as sent and received.
+  UserlandFilter filter;  ///< The filter that runs here. In a merge, each port's own does.
 };
 
 class Delivery {

@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "drain.h"
 
 namespace pcapv3 {
 
-void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count, bool whole) {
+void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count,
+              bool whole) {
   constexpr unsigned kMaxPositions = 64;
   // A mark is wrong only if it was made in the very moment in which the block was opened.
   constexpr int kAttempts = 3;

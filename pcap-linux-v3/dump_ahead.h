@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Delivery from a block to a callback that dumps packets to a file: it announces to
 // pcap_dump(3PCAP) for how long no wait follows (dump_run.h), so that a savefile is written in
 // large pieces.
@@ -17,8 +18,8 @@ class DumpAhead {
  public:
   /// Delivers up to `max` packets from the open block of `position`, by `plan`, which `delivery`
   /// follows. Returns how many.
-  int deliver(Delivery& delivery, const Plan& plan, RingPosition& position, int max, pcap_handler callback,
-              u_char* user);
+  int deliver(Delivery& delivery, const Plan& plan, RingPosition& position, int max,
+              pcap_handler callback, u_char* user);
 
  private:
   bool dumps_all_ = false;  // the callback dumped each of many packets to one file

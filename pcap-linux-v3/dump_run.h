@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Writing savefiles: what a reader of packets announces to whoever dumps them in its callback
  * (dump_ahead.h writes it; compat/savefile.c, which is pcap_dump(3PCAP), reads it).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a feed tells the reader (reader.h). There are three kinds, one class each, with the same
 // functions: Single (single.h), Merged (merged.h) and TwoRings (adaptive/two_rings.h). The kind is
 // chosen at activation, and the reader switches on it once for each batch of packets.

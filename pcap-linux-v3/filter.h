@@ -1,5 +1,6 @@
-// The filter of a handle, for packets that have to be filtered here because the kernel can't, or has
-// not yet: which packets that is. Running it is libpcap's.
+// SPDX-License-Identifier: BSD-3-Clause
+// The filter of a handle, for packets that have to be filtered here because the kernel can't, or
+// has not yet: which packets that is. Running it is libpcap's.
 #pragma once
 
 #include <cstdint>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // An RCU grace period on request: after it, every packet that the kernel was putting into a ring
 // when it was asked for is there, whole.
 //

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What the module needs of libpcap about a handle: the whole of it, as one table of functions that
  * is handed over when a port or a reader is opened. The module calls libpcap by nothing else, so
@@ -23,8 +24,8 @@ struct pcapv3_host_view {
   int vlan_offset;
   int nanoseconds;
   pcap_direction_t direction;
-  int ifindex;          /* index; -1 for all */
-  int lo_ifindex;           /* lo's index; -1 if there is none */
+  int ifindex;            /* index; -1 for all */
+  int lo_ifindex;         /* lo's index; -1 if there is none */
   int filter_here;        /* packets must pass the filter of pcapv3_host_ops */
   int filter_is_whole;    /* what the filter asks for is all in the packet, or in its VLAN tag */
   unsigned filter_blocks; /* only those in this many blocks from the current one on; 0: in all */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Ports whose interfaces go and come back, in a capture on several.
 //
 // A port whose interface is gone stays, with its socket and what is in its ring, while the others

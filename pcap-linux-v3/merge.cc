@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "merge.h"
 
 #include <algorithm>
@@ -61,7 +62,8 @@ bool Merge::reserve_more(unsigned parts) {
   return true;
 }
 
-bool Merge::add(unsigned port, RingPosition& position, Counters& counters, const UserlandFilter& filter) {
+bool Merge::add(unsigned port, RingPosition& position, Counters& counters,
+                const UserlandFilter& filter) {
   ports_ = std::max(ports_, port + 1);
   if (!reserve(ports_ * kPartsAPort)) return false;
   inputs_[port] = Input();
@@ -148,7 +150,8 @@ bool Merge::scan(unsigned port) {
   // Room for a run, and for what is corrupt behind it.
   // If no packet is known, what is next may be older than what has been reached, or corrupt.
   while (input.scanned != input.open &&
-         (size_ == 0 || minus(input.reached, kDisorderNs) <= heap_[0].stamp) && reserve(size_ + 2)) {
+         (size_ == 0 || minus(input.reached, kDisorderNs) <= heap_[0].stamp) &&
+         reserve(size_ + 2)) {
     scan_run(port);
     some = true;
   }
@@ -309,7 +312,8 @@ void Merge::look(std::uint64_t now_ns) {
     find_watermark(input, now_ns);
     watermark = std::min(watermark, input.watermark);
     // Waiting must not make the ring overflow: when half of it is full, what is open may go.
-    if (input.open != 0 && !one_interface_ && input.position->has(input.position->block_count() / 2)) {
+    if (input.open != 0 && !one_interface_ &&
+        input.position->has(input.position->block_count() / 2)) {
       forced = std::max(forced, input.newest[0]);
     }
   }
@@ -338,7 +342,7 @@ void Merge::find_watermark(Input& input, std::uint64_t now_ns) {
     const bool anew = input.next_sequence == 0 ||
                       __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == input.next_sequence;
     input.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) <=
-                              input.position->begun(input.open);
+                               input.position->begun(input.open);
     if (input.empty) {
       if (draining_ && !input.position->has_end()) {
         input.watermark = kAlways;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Several ports' packets as one stream in time order.
 //
 // The kernel hands over blocks port by port, each when it is full or its retire timeout has passed,
@@ -14,13 +15,14 @@
 // each packet; so the walk, which has other things to do, tells the cache what it will come to.
 //
 // What can still come. A port's watermark is the time before which no packet can come from it any
-// more. The oldest of these, over all ports, is the merge's: packets go up to it. The watermark of a
-// port whose blocks have all been opened is read from the header of the block that the kernel is
+// more. The oldest of these, over all ports, is the merge's: packets go up to it. The watermark of
+// a port whose blocks have all been opened is read from the header of the block that the kernel is
 // filling (af_packet.c: prb_open_block, prb_fill_curr_block), which can be seen at any time:
 //
 //   - it counts no packets: the watermark is now;
 //   - it does: the watermark is when the block was opened, and what is in it comes within two
-//     retire timeouts. After a window of time nothing waits for it any longer: that is the deadline.
+//     retire timeouts. After a window of time nothing waits for it any longer: that is the
+//     deadline.
 //
 // A stamp is a little older than the packet's place in the ring; kDisorderNs is taken off for that.
 // What comes later still is passed on at once and counted as late.
@@ -73,8 +75,8 @@ class Merge {
   /// Opens what blocks the kernel has handed over, a few of each port at most, and finds the
   /// watermark. `now_ns` is CLOCK_REALTIME, as it was before this call.
   void look(std::uint64_t now_ns);
-  /// While it drains, the positions show no more than what they had when that began (ring_position.h:
-  /// set_end): a port is complete when all of that is open, whatever the time is.
+  /// While it drains, the positions show no more than what they had when that began
+  /// (ring_position.h: set_end): a port is complete when all of that is open, whatever the time is.
   void set_draining(bool draining) {
     draining_ = draining;
     for (Input& input : inputs_) input.watermark = 0;
@@ -184,12 +186,12 @@ class Merge {
     RingPosition* position = nullptr;
     Counters* counters = nullptr;
     const UserlandFilter* filter = nullptr;
-    unsigned open = 0;                     ///< Blocks opened and not yet given back.
-    unsigned runs[kOpenBlocks] = {};  ///< Not walked to the end, in each of them; what is not
-                                           ///< scanned yet is one.
-    Stamp newest[kOpenBlocks] = {};        ///< The youngest stamp that is known, in each of them.
-    PacketCursor corrupt[kOpenBlocks];     ///< At the corrupt packet of those that have one.
-    std::uint64_t next_sequence = 0;       ///< The kernel's number of the next block; 0: any.
+    unsigned open = 0;                  ///< Blocks opened and not yet given back.
+    unsigned runs[kOpenBlocks] = {};    ///< Not walked to the end, in each of them; what is not
+                                        ///< scanned yet is one.
+    Stamp newest[kOpenBlocks] = {};     ///< The youngest stamp that is known, in each of them.
+    PacketCursor corrupt[kOpenBlocks];  ///< At the corrupt packet of those that have one.
+    std::uint64_t next_sequence = 0;    ///< The kernel's number of the next block; 0: any.
     Stamp watermark = 0;
     unsigned given_back = 0;  ///< Blocks, ever: tells which run is of which.
     bool empty = false;       ///< As of the last look.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The feed of several rings: their packets in time order, as far as the merge (merge.h) lets them
 // go. The rings are those of the ports of a capture on several interfaces, or the two of one port
 // (adaptive/two_rings.h).
@@ -22,8 +23,8 @@ class Merged {
   Merge& merge() { return merge_; }
   const Merge& merge() const { return merge_; }
 
-  /// Takes in `position` as ring number `ring`, whose packets are `port`'s. False if memory is short:
-  /// never for a ring that takes the place of one that was there.
+  /// Takes in `position` as ring number `ring`, whose packets are `port`'s. False if memory is
+  /// short: never for a ring that takes the place of one that was there.
   bool add(unsigned ring, pcapv3_port& port, RingPosition& position);
   void remove(unsigned ring);
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What the seam calls in the module, in C: ports, each the module's half of a handle on one
  * interface, and readers, each of which reads one port or several as one. (What the module calls is
@@ -82,7 +83,8 @@ int pcapv3_port_join_fanout(struct pcapv3_port* port, int fd, int index, int loo
  * been read. Returns 0, or -1 with everything as it was, and the reason in the debug log. The ring
  * has as many blocks as the handle's first one, or fewer if memory is short.
  */
-int pcapv3_port_replace_socket(struct pcapv3_port* port, int fd, int spare, int index, int loopback);
+int pcapv3_port_replace_socket(struct pcapv3_port* port, int fd, int spare, int index,
+                               int loopback);
 
 /* What the ring is to be made for. */
 struct pcapv3_ring_request {
@@ -92,15 +94,16 @@ struct pcapv3_ring_request {
   int ifindex; /* index; -1 for all */
   int cooked;
   unsigned max_retire_ms; /* the longest retire timeout; 0: no such limit */
-  int flow_hash;           /* packets are to have one */
-  size_t private_size;     /* bytes of each block for the program */
+  int flow_hash;          /* packets are to have one */
+  size_t private_size;    /* bytes of each block for the program */
 };
 
 /*
  * Makes and maps the port's ring on socket `fd`, already at TPACKET_V3. Returns -1 with errno if
  * that is impossible; pcapv3_port_error() then has a text if there is more to say.
  */
-int pcapv3_port_make_ring(struct pcapv3_port* port, int fd, const struct pcapv3_ring_request* request);
+int pcapv3_port_make_ring(struct pcapv3_port* port, int fd,
+                          const struct pcapv3_ring_request* request);
 
 /* The ring: where it is, how many blocks of how many bytes. No blocks: the port has no ring. */
 struct pcapv3_ring {

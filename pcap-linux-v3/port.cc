@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "port.h"
 
 #include <errno.h>
@@ -99,7 +100,8 @@ bool pcapv3_port::adapts() const {
 }
 
 bool pcapv3_port::attach_drop_all(int fd) {
-  return pcapv3::attach_drop_all(fd) || error_.set("can't attach a filter: %s", std::strerror(errno));
+  return pcapv3::attach_drop_all(fd) ||
+         error_.set("can't attach a filter: %s", std::strerror(errno));
 }
 
 bool pcapv3_port::join_fanout(int fd, int index, bool loopback) {
@@ -125,7 +127,7 @@ bool pcapv3_port::replace_socket(int fd, int spare, int index, bool loopback) {
     return false;
   }
   if (dup3(spare, fd, O_CLOEXEC) < 0) return false;
-  ring_ = std::move(ring);  // which is the old one now: with it, the old socket goes
+  ring_.swap(ring);  // which is the old one now: with it, the old socket goes
   // What is done with blocks that are outstanding is not in the summary.
   blocks_.collect(counters_);
   counters_.unwalked += blocks_.uncollected();

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A port: one packet socket with its ring, its delivery options and its counters; the module's half
 // of a stock handle on one interface.
 //
@@ -19,12 +20,12 @@
 #include "module.h"
 #include "process.h"
 #include "ring.h"
+#include "ring_position.h"
 #include "setup/error.h"
 #include "setup/geometry.h"
 #include "setup/log.h"
 #include "setup/settings.h"
 #include "setup/socket_options.h"
-#include "ring_position.h"
 
 struct pcapv3_port {
  public:

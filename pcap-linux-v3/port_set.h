@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The ports of one handle, with their sockets: one, or those of a capture on several interfaces by
 // their places in its list.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which process this is: whether what it has was made by it, or was inherited by fork(2).
 //
 // A forked process has its parent's sockets, rings, epoll sets and timers: what it does to one of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The reader: the one loop that reads packets, for every handle.
 //
 // It takes batches from the handle's feed and delivers them to the program's callback, drains after
@@ -26,6 +27,7 @@
 
 #include "adaptive/two_rings.h"
 #include "break.h"
+#include "coalesce.h"
 #include "delivery.h"
 #include "feed.h"
 #include "grace_period.h"
@@ -33,7 +35,6 @@
 #include "hotplug.h"
 #include "merged.h"
 #include "module.h"
-#include "coalesce.h"
 #include "port_set.h"
 #include "process.h"
 #include "setup/error.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // How a reader gets its ports, and what the program is given to wait on.
 
 #include <errno.h>
@@ -51,7 +52,7 @@ void pcapv3_reader::set_port(pcapv3_port& port, int socket) {
   // With blocks that are no further apart than a pause, packets come within two pauses.
   const pcapv3::Geometry& ring = port.ring().geometry();
   coalescing_.add(ring.ring_bytes(), ring.block_count,
-             std::min(ring.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);
+                  std::min(ring.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);
 }
 
 void pcapv3_reader::begin_frames(pcapv3_port& port, int socket, int ifindex, bool cooked) {
@@ -166,7 +167,7 @@ void pcapv3_reader::note_ring(const pcapv3::Geometry& geometry) {
   // rule.
   const std::uint64_t retire_ns = std::min(geometry.retire_ms, kMaxRetireMs) * kNsPerMs;
   coalescing_.add(geometry.ring_bytes(), geometry.block_count,
-             std::min(retire_ns * 15 / 8, window_ns_ * 3 / 5));
+                  std::min(retire_ns * 15 / 8, window_ns_ * 3 / 5));
 }
 
 // A forked process may read on by the same descriptors. So nothing is taken out of the set that

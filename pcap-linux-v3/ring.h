@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // One packet socket's TPACKET_V3 receive ring: asked for, mapped, unmapped. Knows whose turn a
 // block is; what is in a block is block.h's.
 //
@@ -26,9 +27,12 @@ class Ring {
   Ring& operator=(const Ring&) = delete;
   /// Takes over `other`'s memory, and leaves its own to that.
   Ring& operator=(Ring&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  void swap(Ring& other) noexcept {
     std::swap(geometry_, other.geometry_);
     std::swap(base_, other.base_);
-    return *this;
   }
 
   /// Asks the kernel for a ring on socket `fd`, on which PACKET_VERSION is TPACKET_V3 and no ring

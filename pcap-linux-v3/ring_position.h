@@ -1,15 +1,16 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A ring with a place in it: which block is being read, and how far.
 //
 // Blocks are taken in ring order, as the kernel fills them, and given back when walked through. A
 // reader of one port opens one after the other; a merge (merge.h) also looks at those behind.
 //
 // A block can also be lent to the program (blocks/pool.h), which gives it back by itself. When the
-// position comes round to it before, it looks like one that the kernel has handed over, and only its
-// number, which grows from block to block, tells that it is not.
+// position comes round to it before, it looks like one that the kernel has handed over, and only
+// its number, which grows from block to block, tells that it is not.
 //
 // What the kernel has put into the block that it is filling can be read in place once it is final
-// (grace_period.h): mark() says how far the ring is filled, and set_end() has the position show that
-// much and no more. Such a block is the kernel's still: it is not given back, and read on from
+// (grace_period.h): mark() says how far the ring is filled, and set_end() has the position show
+// that much and no more. Such a block is the kernel's still: it is not given back, and read on from
 // where it was left when the kernel has handed it over.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The feed of one port with one ring: its next block.
 //
 // A block is released as soon as it is read to its end, because the program may wait by the port's

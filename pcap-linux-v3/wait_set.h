@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a reader waits on that has more than one socket to wait for, or whose socket tells too much:
 // the sockets of its ports, a timer, a break, and changes of the ports' interfaces; and the one
 // descriptor that stands for all of these, for programs that wait by select(2), poll(2) or epoll(7)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // pcapv3, the launcher: runs a program with the library preloaded.
 //
 // It owns finding the library, putting it into LD_PRELOAD, and refusing with a reason where the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "adaptive/background.h"
 
 #include <signal.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A piece of work on a thread of its own, which lasts no longer than that: for system calls in
 // which the kernel only waits, for milliseconds, while there is something else to do.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // When a port in immediate mode changes over between its two rings (slot_ring.h): to blocks when
 // waking for single packets costs too much, back to frames when it no longer would.
 //
@@ -35,7 +36,8 @@ class ModeSwitch {
   /// How long cost is no reason for blocks after they have been kept to for not twice that time.
   static constexpr std::uint64_t kReluctantNs = 1'000'000'000;
 
-  explicit ModeSwitch(bool precise_timer) : first_hold_ns_(precise_timer ? kFirstHoldNs : kHoldNs) {}
+  explicit ModeSwitch(bool precise_timer)
+      : first_hold_ns_(precise_timer ? kFirstHoldNs : kHoldNs) {}
 
   /// Whether packets are to come in blocks.
   bool busy() const { return busy_; }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "adaptive/pair.h"
 
 #include <errno.h>
@@ -10,8 +11,8 @@
 #include "adaptive/slot_ring.h"
 #include "clock.h"
 #include "ring.h"
-#include "setup/fanout.h"
 #include "ring_position.h"
+#include "setup/fanout.h"
 
 namespace pcapv3 {
 namespace {
@@ -74,8 +75,8 @@ Pair::Joining Pair::join(int blocks, SlotRing& frames, const RingPosition& posit
   return joining;
 }
 
-Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& position, bool loopback,
-                             Counts& counts) {
+Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& position,
+                             bool loopback, Counts& counts) {
   sock_filter code[BPF_MAXINSNS] = {};
   sock_fprog filter = {BPF_MAXINSNS, code};
   if (!grouped_ && are_in_one_group(blocks, frames.socket())) {

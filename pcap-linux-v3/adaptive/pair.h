@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What becomes of a port's two rings in immediate mode: not joined yet, joined, or given up. The
 // thread that reads joins them, with its first read; any thread can have them given up.
 //
@@ -92,7 +93,8 @@ class Pair {
   };
   /// Joins them, as told above; `counts` are the frames' by then, without copies. Else errno tells
   /// why, the socket `blocks` is in no group, and no packet has come as a frame.
-  Joining join(int blocks, SlotRing& frames, const RingPosition& position, bool loopback, Counts& counts);
+  Joining join(int blocks, SlotRing& frames, const RingPosition& position, bool loopback,
+               Counts& counts);
   /// There are no frames any more.
   void stop_waking(const Ring& ring);
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "adaptive/slot_ring.h"
 
 #include <errno.h>
@@ -283,7 +284,7 @@ unsigned SlotRing::fill() {
 /// Copies a frame to `at`, as a packet in a V3 block, if it has `room` bytes; `bytes` are what it
 /// takes there.
 bool SlotRing::stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,
-                      std::uint32_t& bytes) const {
+                     std::uint32_t& bytes) const {
   const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
   const std::uint32_t mac = round_up(kPacketHeaderBytes + headroom_, kPacketAlignment);
   const std::uint32_t length = h.tp_snaplen;

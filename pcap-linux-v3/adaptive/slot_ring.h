@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The second ring of a port in immediate mode: TPACKET_V2, whose frames are handed over one by one,
 // each with a wake-up, where V3 waits for a block.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "adaptive/two_rings.h"
 
 #include <errno.h>
@@ -236,11 +237,12 @@ bool TwoRings::has_more(const RingPosition& position) const {
 bool TwoRings::leave_packets() {
   release_spent();
   release_direct();
+  const SlotRing* const frames = frames_;
   // To be asked before whether it has packets: none comes after that.
-  const bool frames_ended = frames_ != nullptr && pair_.is_ended();
+  const bool frames_ended = frames != nullptr && pair_.is_ended();
   // The rest of a block can be acquired; but only then is it nobody's.
   const bool left = (direct_ != nullptr && direct_ != &port_.position()) || !merged_.is_closed() ||
-                    (frames_ != nullptr && frames_->has_packets());
+                    (frames != nullptr && frames->has_packets());
   if (left) return false;
   direct_ = nullptr;
   // With it goes the block that was kept to make the socket readable (pair.h), which the kernel
@@ -310,7 +312,7 @@ void TwoRings::take_frames(std::uint64_t now_ns) {
 /// __fanout_set_data_bpf waits for RCU to free the program before), and again to go back.
 void TwoRings::consider_blocks_only(std::uint64_t now_ns) {
   constexpr std::uint64_t kAfterNs = 1000 * kNsPerMs;
-  constexpr unsigned kMaxRings = 20;  // filled in that time: one lasts for 50 ms at least
+  constexpr std::uint64_t kMaxRings = 20;  // filled in that time: one lasts for 50 ms at least
   if (now_ns - busy_since_ns_ < kAfterNs) return;
   const std::uint64_t blocks = port_.counters().blocks;
   bypassed_ = blocks - busy_since_block_ <= kMaxRings * port_.position().block_count() &&

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The feed of one port in immediate mode: a ring of frames beside the ring of blocks, read as one.
 //
 // Packets are nearly always in one of the two only; then that one's block is read directly, as if
@@ -11,9 +12,9 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "adaptive/slot_ring.h"
 #include "adaptive/mode_switch.h"
 #include "adaptive/pair.h"
+#include "adaptive/slot_ring.h"
 #include "delivery.h"
 #include "dump_ahead.h"
 #include "feed.h"

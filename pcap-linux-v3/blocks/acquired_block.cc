@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "blocks/acquired_block.h"
 
 #include <climits>
 
-const volatile std::sig_atomic_t pcap_v3_block::never_ = 0;
+const volatile std::sig_atomic_t pcap_v3_block::kNever = 0;
 
 int pcap_v3_block::dispatch(int count, pcap_handler callback, u_char* user) {
   got_ = nullptr;

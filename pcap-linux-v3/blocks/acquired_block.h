@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A block that the program has acquired: the walk of its packets, what is known of it, and its
 // private area. It has all it needs of its own, such as the plan that its packets are delivered by,
 // so that any thread can walk it, one at a time, also when the handle has changed or is closed.
@@ -24,7 +25,7 @@ class BlockPool;
 /// is outstanding.
 struct pcap_v3_block {
  public:
-  pcap_v3_block() : delivery_(&never_, counters_) {}
+  pcap_v3_block() : delivery_(&kNever, counters_) {}
   pcap_v3_block(const pcap_v3_block&) = delete;
   pcap_v3_block& operator=(const pcap_v3_block&) = delete;
 
@@ -45,7 +46,7 @@ struct pcap_v3_block {
   static void keep(u_char* user, const pcap_pkthdr* header, const u_char* bytes);
   int drop_rest();
 
-  static const volatile std::sig_atomic_t never_;
+  static const volatile std::sig_atomic_t kNever;
   pcapv3::BlockPool* pool_ = nullptr;
   tpacket_block_desc* block_ = nullptr;
   std::uint32_t private_bytes_ = 0;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The functions of <pcap/linux-v3.h> that work on a block. Those that take a handle are in
 // compat/blocks.c.
 #include "blocks/acquired_block.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The blocks of one ring, as the program acquires and releases them (<pcap/linux-v3.h>). A block
 // can be released by any thread and at any time, also after its handle was closed: the pool keeps
 // the ring's memory until the last one is released.
@@ -6,9 +7,10 @@
 // (acquired_block.h).
 //
 // The slot of an outstanding block keeps its TP_STATUS_USER; its number says that it must not be
-// read once more (ring_position.h). Between the thread that releases a block and the one that acquires the
-// same slot again, the block's status orders all other memory, the private area included: it is
-// stored with release here and loaded with acquire there (ring.h), by way of the kernel.
+// read once more (ring_position.h). Between the thread that releases a block and the one that
+// acquires the same slot again, the block's status orders all other memory, the private area
+// included: it is stored with release here and loaded with acquire there (ring.h), by way of the
+// kernel.
 #pragma once
 
 #include <atomic>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Blocks of one port that the program acquires: what a port needs for that beyond reading packets.
 //
 // It makes the pool of blocks when the first one is asked for, and keeps a copy of the handle's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A filter's program, shared by all blocks that were acquired while it was the handle's. The handle
 // can get another one, or be closed, while they are walked.
 #pragma once

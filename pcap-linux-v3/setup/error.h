@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The text that goes with a failure: what a person needs to act on it.
 //
 // A fixed buffer of libpcap's own size, so that failing needs no memory. What the failure is called

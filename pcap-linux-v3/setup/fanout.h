@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Fan-out: several handles share the packets of an interface, each packet going to one of them
 // (PACKET_FANOUT, packet(7)). Which group a handle joins, how, and what to say when it can't.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "setup/geometry.h"
 
 #include <algorithm>
@@ -45,11 +46,12 @@ std::uint64_t smallest_block(const RingRequest& request, std::uint64_t needed) {
 bool fits_set_block(const RingRequest& request, ErrorText& error) {
   const std::uint64_t left = request.set_block.bytes - needed_bytes(request);
   if (private_room(request) <= left) return true;
+  const std::uint64_t most = left / kPacketAlignment * kPacketAlignment;
   return error.set(
       "a private area of %llu bytes leaves no room for the largest packet in a block of "
       "PCAPV3_BLOCK=%s: %llu would fit",
       static_cast<unsigned long long>(request.private_bytes), request.set_block.text,
-      static_cast<unsigned long long>(left / kPacketAlignment * kPacketAlignment));
+      static_cast<unsigned long long>(most));
 }
 
 std::uint32_t choose_retire(const RingRequest& request) {
@@ -95,7 +97,8 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
       return error.set(
           "PCAPV3_BLOCK=%s: a multiple of %u is wanted, from %lluK (so that the largest packet "
           "fits) to %lluM",
-          request.set_block.text, request.page_bytes, static_cast<unsigned long long>(min_block / 1024),
+          request.set_block.text, request.page_bytes,
+          static_cast<unsigned long long>(min_block / 1024),
           static_cast<unsigned long long>(kMostBlockBytes / kMiB));
     }
     if (!fits_set_block(request, error)) return false;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What shape a ring gets: what the tool and the settings ask for, and what the machine has, turned
 // into block size, number of blocks and retire timeout. A pure function; pcap-linux-v3(7) has its
 // results as a table.
@@ -44,7 +45,7 @@ struct RingRequest {
   std::uint32_t set_retire_ms = 0;   ///< PCAPV3_RETIRE; 0: not set.
   int timeout_ms = 0;                ///< pcap_set_timeout(3PCAP); 0 or less: none.
   bool immediate = false;            ///< pcap_set_immediate_mode(3PCAP).
-  std::uint32_t max_retire_ms = 0;  ///< No longer than this, unless set; 0: no such limit.
+  std::uint32_t max_retire_ms = 0;   ///< No longer than this, unless set; 0: no such limit.
   bool drain = false;                ///< The open block is to be had soon at the end.
   std::uint64_t free_bytes = 0;      ///< Memory that can be had on this machine.
   std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.
@@ -61,8 +62,8 @@ struct Geometry {
   std::uint64_t ring_bytes() const { return std::uint64_t{block_bytes} * block_count; }
 };
 
-/// Chooses. What a setting asks for is done to the letter; a tool's request may be exceeded, and its
-/// timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting or the
+/// Chooses. What a setting asks for is done to the letter; a tool's request may be exceeded, and
+/// its timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting or the
 /// private area asks for what can't be.
 bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& error);
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the kernel says of this machine and of an interface, as far as a ring's shape depends on it.
 #pragma once
 

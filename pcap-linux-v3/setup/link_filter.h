@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A filter for a netlink socket: of all that rtnetlink(7) tells of a network namespace's
 // interfaces, it lets through what is of a few of them.
 //

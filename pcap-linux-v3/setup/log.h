@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where the library's own words go: PCAPV3_DEBUG's and PCAPV3_STATS's "stderr" or file.
 #pragma once
 

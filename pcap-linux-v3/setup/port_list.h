@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The names of an aggregate's ports, as people write them: eth1,eth2 for one aggregate, and
 // eth1,eth2;eth3,eth4 for those that device lists show (PCAPV3_PORTS). Only the text is judged;
 // whether there are such interfaces turns out when they are opened.

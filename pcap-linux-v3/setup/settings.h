@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the person who runs a program asks of the library: the environment variables PCAPV3_*.
 //
 // They are read once, at pcap_activate(), and turned into values of their own here: nothing points

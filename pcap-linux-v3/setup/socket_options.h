@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the kernel is told to keep out of a ring, because the reader would only throw it away:
 // copies of outgoing packets, and the bytes of packets past the snapshot length.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Scenarios: filters, set before traffic, after packets have arrived, and under traffic; in the
 // kernel and, when they are too long for it, in the library.
 #include <atomic>

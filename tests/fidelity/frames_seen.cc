@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Scenarios: which frames come and how they look, on each kind of device: VLAN tags, sizes,
 // snapshot lengths, cooked headers, raw IP, another network namespace; counts; and injecting while
 // capturing.

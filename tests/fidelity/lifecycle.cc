@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Scenarios: what happens around a capture: its interface goes down, is renamed or deleted; its
 // process forks, opens many handles, has threads, or lacks privileges. Leaves what reading returns
 // otherwise to reading.cc.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Scenarios: reading packets: each function that does and its counts, what callbacks may do,
 // breaks, and when packets come: blocking or not, asked for with select, poll and epoll, with each
 // kind of time-out. Leaves what becomes of the interface, the process and its threads to

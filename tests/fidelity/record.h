@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a scenario writes down of all that a program can see of libpcap: lines "name: text" on
 // standard output, the record. A record must be the same in every run, so it says of time only what
 // holds in all of them, and a scenario waits until packets have been received before it looks.

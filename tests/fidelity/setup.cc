@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Scenarios: opening a handle and what it says of itself: setters, getters, link types, time-stamp
 // types and precisions, direction, and the errors of all of them.
 #include <sys/resource.h>

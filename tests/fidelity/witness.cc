@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Plays one scenario with whichever libpcap it finds itself on, and prints the record (record.h).
 // What there is to play is in one file a subject, each with a table; fidelity.test compares the
 // records.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a program does that watches two ports without an aggregate: a handle each, poll() on both,
 // and into FILE what they give, as it comes. SIGINT ends it, once nothing has come for a second.
 #include <pcap.h>

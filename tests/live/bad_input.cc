@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Wrong use, and what the machine refuses: the status codes and texts of stock libpcap, no crash
 // and nothing left open.
 #include <grp.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Blocks taken by a program (pcap/linux-v3.h): what is in them, compared with what a callback of
 // another handle gets; blocks of several ports, blocks and packets in turn, and handles that have
 // none.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of blocks share (pcap/linux-v3.h): taking, walking and giving back.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Blocks given back in any order, by any thread, after any time, and after the handle was closed;
 // and what was lost meanwhile.
 #include <net/if.h>

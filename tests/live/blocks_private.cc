@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The private area of blocks: what is in it, for how long, that it is nobody's but the program's,
 // and that packets are right behind it however they are read.
 #include <pcap/linux-v3.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Waiting for blocks: time-outs, breaks, and interfaces that go while blocks are out.
 #include <pcap/linux-v3.h>
 #include <sys/syscall.h>

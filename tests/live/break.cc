@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Breaks of a loop, by a callback, a signal and a thread. By a callback and a thread it ends at
 // once, and what had come stays for the next read; a signal has the library deliver what had come.
 #include <sys/syscall.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Jumps out of reads and callbacks, reads within callbacks, and handlers and children that use a
 // handle while it is closed.
 #include <pcap/linux-v3.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Breaks by signal handlers, on one interface, in immediate mode, and on several: slow callbacks,
 // single packets, timers, the clock set back, blocks, forked children.
 #include <pcap/linux-v3.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Breaks and closes by other threads, of one interface, in immediate mode, and of several.
 #include <pcap/linux-v3.h>
 #include <sys/syscall.h>

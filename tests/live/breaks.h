@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Breaking loops: signals whose handlers do, and callbacks that do something at one of the packets.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Reads, writes and compares capture files for the live tests. It owns what "the same packets"
 // means: which files can be played onto a veth pair as they are, and what tcpdump must have
 // captured after they were. Capturing and playing are left to the scripts.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests do with a libpcap handle: open it, take frames from it, compare them with those sent.
 // Leaves making and sending frames to frames.h.
 #pragma once

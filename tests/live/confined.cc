@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Programs that confine themselves once a handle is activated: a seccomp(2) filter that allows what
 // stock libpcap calls, and kills for anything else. With PCAPV3=off it shows that the list is
 // stock's.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A TCP conversation between two network namespaces, for scripts: EXCHANGES requests of one byte
 // with an answer each, then BULK bytes from the server. NS_SERVER and NS_CLIENT are paths, ADDRESS
 // is the server's. All on one CPU: a packet then reaches all that look at it before it is answered.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /* A program that does not link libpcap but loads it, as some do: `dlopen_capture SONAME DEVICE`
  * captures one packet. It says that it listens as tcpdump does. maps.test looks at what it has
  * mapped meanwhile. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Several handles that share an interface's packets: who gets which, and that each comes once. In
 // one process, where every function can be watched; whole programs and real traffic are
 // fanout_programs.test's.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of fan-out share: handles in a group, and what each of them got.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Handles that join and leave a fan-out group under traffic, and groups of handles on several
 // ports.
 #include <atomic>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests share that do harm to links, and look for the library's sockets.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Filters and directions: set before and under traffic, in the kernel and in the library.
 #include <atomic>
 #include <thread>

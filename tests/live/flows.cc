@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which flows are in which capture files, for the tests of fan-out: a flow whose packets are in two
 // files was not kept together. Capturing and playing are left to the scripts.
 //

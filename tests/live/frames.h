@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Numbered Ethernet frames: how they are made, sent, and told from one another. A frame's number
 // decides all its bytes, so that a test can say which frames came, in which order, and whether they
 // came whole. Leaves receiving to the tests.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a live test is made of: how a subject is declared with its tests, CHECK, skip, time limits,
 // and what the run was told. Leaves running them, and what they print, to main.cc, and the network
 // namespaces to tests/live/run.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Immediate mode that adapts: single packets by the frame ring, at once, and floods by blocks;
 // filters, large packets, a TCP stream.
 #include "immediate.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of immediate mode share: a handle that knows whether it adapts, and what the library
 // says of it at its end. Each holds for the kinds of immediate mode that have one ring, too
 // (MODES="v3 off" tests/live/run immediate).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What immediate mode brings is what stock libpcap brings at the same time: bytes, headers, own
 // packets, and the end of an interface.
 #include <net/if.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Immediate mode: counts, breaks, and what is delivered when a loop ends.
 #include <atomic>
 #include <thread>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Immediate mode: several ports, blocks, settings that give one ring, other groups on the
 // interface, several handles, forked children.
 #include <linux/if_packet.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Traffic that is quiet and busy by turns: nothing is lost, twice or out of order on the way from
 // one ring to the other, however it is read.
 //

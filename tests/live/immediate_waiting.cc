@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Immediate mode: waiting on descriptors and in reads.
 #include <sys/syscall.h>
 

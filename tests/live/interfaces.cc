@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Interfaces that go down, come up, or go away in mid-capture.
 #include <atomic>
 #include <string>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // System calls that a test wants to see or to fail: the program has functions of its own in the C
 // library's place, which libpcap calls too. Unless a test says otherwise they do what the C
 // library's do.

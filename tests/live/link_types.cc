@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Link types: which there are, cooked headers, and the VLAN tags that the kernel takes out of a
 // frame.
 #include <net/if_arp.h>

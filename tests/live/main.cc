@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Runs a subject's tests in one of its modes, each in a process of its own and with a time limit,
 // and prints TAP without the plan. A test that crashes or hangs fails alone, and what it left open
 // goes with it. Leaves the network namespaces, the plan and the choice of modes to tests/live/run.

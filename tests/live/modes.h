@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The kinds of handle that break tests go through: on one interface, in immediate mode, on several.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Interfaces that a test makes for itself, in its own network namespace.
 #pragma once
 

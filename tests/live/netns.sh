@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
 # The ground that live tests stand on; to be sourced. It owns two network namespaces joined by a
 # veth pair, a work folder, processes in the background, and that nothing of it is left when the
 # script ends, however it ends. What is played, captured and compared is left to the scripts.

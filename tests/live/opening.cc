@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Opening and closing handles, and several of them at once.
 #include <fstream>
 #include <string>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What is told and kept of a packet: its time stamp, its length, and so many of its bytes.
 #include <algorithm>
 

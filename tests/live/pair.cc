@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // When the two rings of a handle in immediate mode are joined and given up, and that what works on
 // stock libpcap's socket works on the one that pcap_fileno() gives: by whichever thread or process
 // it is asked for. All of it holds for stock libpcap too.

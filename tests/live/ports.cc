@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Several ports as one handle (see0,see1,...): opening it, its options and its link types. Stock
 // libpcap has nothing to compare with, so that the reference is pcap-linux-v3(7) and, for all else,
 // a handle on one port.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of several ports share: frames that tell which port they came in by, what the library
 // writes about each port, waiting outside of libpcap, and links that change. The links themselves
 // are made by the scripts (netns.sh: make_ports).

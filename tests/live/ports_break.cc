@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Several ports as one handle: breaking out of a loop.
 #include <sys/syscall.h>
 

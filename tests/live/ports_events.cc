@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the descriptor of several ports, and of immediate mode's two sockets, tells of: interfaces
 // of others, ports that come by another name, an end of which no event tells; and processes that
 // share it.

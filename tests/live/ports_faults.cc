@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Ports of a handle on several, when something can't be set on all of them, when one is not there
 // or not up, and when the reader is in another network namespace.
 #include <linux/if_packet.h>

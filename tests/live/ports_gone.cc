@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Ports of a handle on several that go down or away, and come back; and the end, when none is left.
 #include <linux/capability.h>
 #include <net/if.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Several ports as one handle: each packet comes once, and in the order of the time stamps.
 #include <sys/resource.h>
 

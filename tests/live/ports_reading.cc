@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Several ports as one handle: filters, direction, each function that reads, counts.
 #include <atomic>
 #include <string>

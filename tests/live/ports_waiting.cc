@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Several ports as one handle: waiting for packets, in each way that programs have.
 #include "capture.h"
 #include "ports.h"

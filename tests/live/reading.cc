@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Reading packets: by each function, in turn, within a callback, without blocking, waiting outside
 // of the library, and when packets come.
 #include <atomic>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Writing savefiles by the functions of libpcap: the bytes of a file, and when they are in it. Each
 // test opens a capture on the link, because it is in the callback of a live read that the library
 // writes in large pieces, and says what holds for stock libpcap too, unless it asks is_ours().

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A dumper is a FILE like any other: positions, buffers, appending, closing, locking, errors.
 #include <sched.h>
 #include <sys/mount.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What tests of savefiles share: files, what they have to hold, and the callback of a live read in
 // which the library writes in large pieces.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sends numbered frames (frames.h) out of an interface, for scripts: COUNT of them, from number 0,
 // of SIZE bytes each, RATE a second if one is given and as fast as the interface takes them if not.
 #include <time.h>

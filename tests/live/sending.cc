@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Sending on a handle that captures.
 #include <string>
 #include <string_view>

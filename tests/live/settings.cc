@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Settings that can't be used, that there are not, and that are gone later.
 #include <sched.h>
 #include <sys/mman.h>

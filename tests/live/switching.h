@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A load that is quiet and busy by turns, and the eye that sees whether all of it comes out of a
 // capture: each frame once and whole, in order. Leaves opening and reading to the tests.
 //

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: BSD-3-Clause
 # Prints what the Test Anything Protocol wants; to be sourced. What is tested is left to the
 # scripts. The plan comes last, so that a script that dies half way is seen to have died. Tests are
 # not numbered, so that those of a program can stand in between.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Frames all the time, on a thread of their own.
 #pragma once
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Captures COUNT packets on DEVICE with Net::Pcap's pcap_next_ex, and prints what it got of each:
 # for programs.test.
 use strict;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # Captures COUNT packets on DEVICE with scapy, which loads libpcap by dlopen, and prints what it got
 # of each: for programs.test.
 import sys

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The pool of a ring's blocks: they are walked by a plan of their own, counted, released to the
 // kernel, and there for as long as one is outstanding.
 #include <sys/mman.h>

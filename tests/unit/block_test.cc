@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The walk over a block: whole blocks, and every way in which one can lie.
 #include <random>
 

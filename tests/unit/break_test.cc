@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which break drains and which ends at once: by where pcap_breakloop() is called from.
 #include "pcap-linux-v3/break.h"
 

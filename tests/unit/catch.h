@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Catch2 in either of the versions that distributions package: 2.13 or 3.x.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // When a busy reader sleeps in place of being woken, and for how long.
 #include "pcap-linux-v3/coalesce.h"
 

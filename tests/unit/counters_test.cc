@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The books: what is left over, and the summary.
 #include "pcap-linux-v3/counters.h"
 

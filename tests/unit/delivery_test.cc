@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the program's callback gets for a packet in a block: headers, tags, lengths, times, and
 // which packets it does not get. The expected values are what stock libpcap makes of the same
 // packet (pcap-linux.c: pcap_handle_packet_mmap).
@@ -304,7 +305,7 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
   tags.clear();
   Fixture f;
   f.plan.filter.run = [](void*, const std::uint8_t* bytes, std::uint32_t wire,
-                           std::uint32_t captured, int tagged, std::uint16_t tci) {
+                         std::uint32_t captured, int tagged, std::uint16_t tci) {
     seen.emplace_back(bytes, bytes + captured);
     tags.emplace_back(tagged != 0, tci);
     return wire == 1000 ? 1 : 0;
@@ -322,7 +323,7 @@ TEST_CASE("a filter here sees the packet before its tag is put back, and the tag
 TEST_CASE("a packet cut off after the kernel got the filter is not filtered once more") {
   Fixture f;
   f.plan.filter.run = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
-                           std::uint16_t) { return 0; };
+                         std::uint16_t) { return 0; };
   f.plan.filter.until = stamp_of(5'000'000'000);
   REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1500, .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .wire_length = 1500, .sec = 5, .nsec = 1}));
@@ -335,7 +336,7 @@ TEST_CASE("a packet cut off after the kernel got the filter is not filtered once
 TEST_CASE("what only the kernel can filter is not filtered here after it has") {
   Fixture f;
   f.plan.filter.run = [](void*, const std::uint8_t*, std::uint32_t, std::uint32_t, int,
-                           std::uint16_t) { return 0; };
+                         std::uint16_t) { return 0; };
   f.plan.filter.until = stamp_of(5'000'000'000);
   f.plan.filter.is_whole = false;
   REQUIRE(f.block.add({.bytes = frame(60), .sec = 5}));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Fan-out: the setting, and which group of the kernel's it leads to.
 #include "pcap-linux-v3/setup/fanout.h"
 

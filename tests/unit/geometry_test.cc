@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The rules by which a ring gets its shape, one by one.
 #include "pcap-linux-v3/setup/geometry.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Which of rtnetlink(7)'s messages pass: of the interfaces asked for, by number or by name, and
 // those that can't be told.
 #include "pcap-linux-v3/setup/link_filter.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The merge: whatever comes, in whatever blocks, each packet comes out once, in time order, and
 // soon; what can't be in order is told to be late. The kernel's side is played here, after
 // af_packet.c (prb_open_block, prb_fill_curr_block, prb_close_block), on a clock of the test's own.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // When to change over between two rings: by what it costs, with a hold and no flapping.
 #include "pcap-linux-v3/adaptive/mode_switch.h"
 
@@ -24,7 +25,8 @@ unsigned play(ModeSwitch& mode, std::uint64_t& now_ns, double seconds, std::uint
 }  // namespace
 
 TEST_CASE("single packets come as frames, up to as many wake-ups as the budget has") {
-  constexpr std::uint64_t kMax = kSecond / ModeSwitch::kShare / (ModeSwitch::kWakeNs + ModeSwitch::kFrameNs);
+  constexpr std::uint64_t kMax =
+      kSecond / ModeSwitch::kShare / (ModeSwitch::kWakeNs + ModeSwitch::kFrameNs);
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(mode, now_ns, 2, kMax * 9 / 10, 1) == 0);

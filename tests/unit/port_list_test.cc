@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Lists of ports as people write them, and what is said of those that can't be.
 #include "pcap-linux-v3/setup/port_list.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "pcap-linux-v3/process.h"
 
 #include <sys/wait.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The place in a ring: blocks in order, round and round, none before the kernel hands it over.
 #include "pcap-linux-v3/ring_position.h"
 

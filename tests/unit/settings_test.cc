@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Settings: every variable, what it takes, and the text for what it does not take.
 #include "pcap-linux-v3/setup/settings.h"
 

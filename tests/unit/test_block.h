@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Blocks made in memory as the kernel makes them, and rings of such blocks, for tests that want to
 // know exactly what is in them or to spoil it.
 #pragma once

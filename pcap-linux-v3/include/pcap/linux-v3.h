@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Blocks: what pcap-linux-v3 offers to programs beyond libpcap. The kernel hands captured packets
  * over in blocks; a program can acquire these as they are, have any thread walk their packets,
