@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Waiting for blocks: time-outs, breaks, and interfaces that go while blocks are out.
+// Waiting for blocks: time-outs, breaks, and interfaces that go while blocks are outstanding.
 #include <pcap/linux-v3.h>
 #include <sys/syscall.h>
 
