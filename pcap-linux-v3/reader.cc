@@ -92,7 +92,8 @@ void pcapv3_reader::release_all_spent() {
 
 /// Whether nothing that was found is left to deliver.
 bool pcapv3_reader::is_drained() {
-  return kind_ == Kind::kTwoRings ? two_->is_drained() : merge()->done();
+  if (kind_ == Kind::kSingle) return single_.open_packets() == nullptr;
+  return kind_ == Kind::kTwoRings ? two_->is_drained() : merged_->merge().done();
 }
 
 /// Whether there may be packets that no event will report. Only where a program can wait on the
