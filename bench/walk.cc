@@ -5,7 +5,6 @@
 // under callgrind. With a number of rounds it tells the time instead.
 //
 //   walk SCENARIO [ROUNDS]      or no argument, for a list of the scenarios
-#include <sys/mman.h>
 #include <time.h>
 
 #include <cstdio>
@@ -16,6 +15,7 @@
 
 #include "pcap-linux-v3/delivery.h"
 #include "pcap-linux-v3/merge.h"
+#include "tests/kernel_ring.h"
 
 namespace {
 
@@ -31,38 +31,19 @@ class FullRing {
  public:
   explicit FullRing(std::uint32_t headroom)
       : headroom_(headroom),
-        ring_(mmap(nullptr, kBlockBytes * kBlocks, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-              Geometry{kBlockBytes, kBlocks, 8}) {}
+        kernel_(Geometry{kBlockBytes, kBlocks, 8}, headroom, kStart),
+        ring_(kernel_.map(), kernel_.geometry()) {}
 
-  /// Fills blocks with packets stamped as `stamp` gives them, one after the other.
+  /// Fills the blocks with packets stamped as `stamp` gives them, one after the other, until one
+  /// finds no room.
   template <typename Stamp>
   void fill(Stamp stamp) {
-    packets_ = 0;
-    for (std::uint32_t i = 0; i < kBlocks; ++i) {
-      auto* base = reinterpret_cast<std::uint8_t*>(ring_.block(i));
-      tpacket_hdr_v1& h = ring_.block(i)->hdr.bh1;
-      h.seq_num = ++sequence_;
-      h.num_pkts = 0;
-      h.offset_to_first_pkt = sizeof(tpacket_block_desc);
-      h.blk_len = h.offset_to_first_pkt;
-      const std::uint32_t mac = (kPacketHeaderBytes + 16 + 15) / 16 * 16 + headroom_;
-      const std::uint32_t length = (mac + kPacketBytes + 7) / 8 * 8;
-      while (h.blk_len + length <= kBlockBytes) {
-        const std::uint64_t ns = stamp(packets_++);
-        tpacket3_hdr packet{};
-        packet.tp_next_offset = length;
-        packet.tp_sec = static_cast<std::uint32_t>(ns / 1'000'000'000);
-        packet.tp_nsec = static_cast<std::uint32_t>(ns % 1'000'000'000);
-        packet.tp_mac = static_cast<std::uint16_t>(mac);
-        packet.tp_snaplen = packet.tp_len = kPacketBytes;
-        std::memcpy(base + h.blk_len, &packet, sizeof(packet));
-        h.ts_last_pkt.ts_sec = packet.tp_sec;
-        h.ts_last_pkt.ts_nsec = packet.tp_nsec;
-        h.blk_len += length;
-        ++h.num_pkts;
-      }
-      h.block_status = TP_STATUS_USER;
+    test::TestPacket packet{.bytes = test::Bytes(kPacketBytes)};
+    for (packets_ = 0;; ++packets_) {
+      const std::uint64_t ns = stamp(packets_);
+      packet.sec = static_cast<std::uint32_t>(ns / 1'000'000'000);
+      packet.nsec = static_cast<std::uint32_t>(ns % 1'000'000'000);
+      if (!kernel_.receive(packet, ns)) return;
     }
   }
   std::uint64_t packets() const { return packets_; }
@@ -71,9 +52,9 @@ class FullRing {
 
  private:
   std::uint32_t headroom_;
+  test::KernelRing kernel_;
   Ring ring_;
   std::uint64_t packets_ = 0;
-  std::uint64_t sequence_ = 0;
 };
 
 struct Port {

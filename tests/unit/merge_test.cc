@@ -1,10 +1,7 @@
-// SPDX-License-Identifier: BSD-3-Clause
 // The merge: whatever comes, in whatever blocks, each packet comes out once, in time order, and
-// soon; what can't be in order is told to be late. The kernel's side is played here, after
-// af_packet.c (prb_open_block, prb_fill_curr_block, prb_close_block), on a clock of the test's own.
+// soon; what can't be in order is told to be late. The kernel's side is kernel_ring.h's, on a clock
+// of the test's own.
 #include "pcap-linux-v3/merge.h"
-
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
@@ -14,6 +11,7 @@
 #include <set>
 
 #include "catch.h"
+#include "tests/kernel_ring.h"
 
 namespace pcapv3::test {
 namespace {
@@ -23,83 +21,24 @@ constexpr std::uint64_t kStart = 1'700'000'000ull * 1000 * kMs;
 constexpr std::uint64_t kRetire = 8 * kMs;
 constexpr std::uint64_t kWindow = 25 * kMs;
 constexpr std::uint32_t kBlockBytes = 4096;
-constexpr std::uint32_t kPacketBytes = 96;  // header, address, and the packet's number
-constexpr std::uint32_t kFirst = sizeof(tpacket_block_desc);
 
-/// A socket's ring, filled as the kernel does.
-class KernelPort {
- public:
-  explicit KernelPort(unsigned blocks)
-      : ring_(mmap(nullptr, kBlockBytes * blocks, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-              Geometry{kBlockBytes, blocks, 8}) {
-    open(kStart);
-  }
+/// A packet that holds its number.
+TestPacket packet(std::uint32_t number, std::uint64_t stamp) {
+  TestPacket packet{.bytes = Bytes(sizeof(number)),
+                    .sec = static_cast<std::uint32_t>(stamp / 1'000'000'000),
+                    .nsec = static_cast<std::uint32_t>(stamp % 1'000'000'000)};
+  std::memcpy(packet.bytes.data(), &number, sizeof(number));
+  return packet;
+}
 
-  /// A packet with this stamp comes at `now`. False if it is dropped.
-  bool receive(std::uint32_t number, std::uint64_t stamp, std::uint64_t now) {
-    if (frozen_ && !open(now)) return false;
-    if (header().blk_len + kPacketBytes > kBlockBytes) {
-      hand_over(TP_STATUS_USER, now);
-      if (frozen_) return false;
-    }
-    std::uint8_t* at = base() + header().blk_len;
-    tpacket3_hdr h{};
-    h.tp_next_offset = kPacketBytes;
-    h.tp_sec = static_cast<std::uint32_t>(stamp / 1'000'000'000);
-    h.tp_nsec = static_cast<std::uint32_t>(stamp % 1'000'000'000);
-    h.tp_mac = kPacketHeaderBytes;
-    h.tp_snaplen = h.tp_len = sizeof(number);
-    std::memcpy(at, &h, sizeof(h));
-    std::memcpy(at + kPacketHeaderBytes, &number, sizeof(number));
-    header().ts_last_pkt.ts_sec = h.tp_sec;
-    header().ts_last_pkt.ts_nsec = h.tp_nsec;
-    header().blk_len += kPacketBytes;
-    header().num_pkts += 1;
-    return true;
-  }
+/// A socket's ring, and the reader's mapping of it.
+struct Kernel {
+  explicit Kernel(unsigned blocks)
+      : writer(Geometry{kBlockBytes, blocks, 8}, 0, kStart),
+        ring(writer.map(), writer.geometry()) {}
 
-  /// The retire timer, which runs by itself and finds a block that was there the last time too.
-  void timer(std::uint64_t now) {
-    if (frozen_) {
-      open(now);
-    } else if (seen_ == current_ && header().num_pkts != 0) {
-      hand_over(TP_STATUS_USER | TP_STATUS_BLK_TMO, now);
-    }
-    seen_ = current_;
-  }
-
-  Ring& ring() { return ring_; }
-  void spoil_last_packet() {
-    reinterpret_cast<tpacket3_hdr*>(base() + header().blk_len - kPacketBytes)->tp_snaplen = 1 << 20;
-  }
-
- private:
-  tpacket_hdr_v1& header() { return ring_.block(current_)->hdr.bh1; }
-  std::uint8_t* base() { return reinterpret_cast<std::uint8_t*>(ring_.block(current_)); }
-
-  bool open(std::uint64_t now) {
-    frozen_ = ring_.is_ours(current_);
-    if (frozen_) return false;
-    header().seq_num = sequence_++;
-    header().num_pkts = 0;
-    header().blk_len = kFirst;
-    header().offset_to_first_pkt = kFirst;
-    header().ts_first_pkt.ts_sec = static_cast<std::uint32_t>(now / 1'000'000'000);
-    header().ts_first_pkt.ts_nsec = static_cast<std::uint32_t>(now % 1'000'000'000);
-    return true;
-  }
-  void hand_over(std::uint32_t status, std::uint64_t now) {
-    header().block_status = status;
-    current_ = (current_ + 1) % ring_.geometry().block_count;
-    open(now);
-  }
-
-  Ring ring_;
-  unsigned current_ = 0;
-  unsigned seen_ = ~0u;
-  std::uint64_t sequence_ = 1;
-  bool frozen_ = false;
+  KernelRing writer;
+  Ring ring;
 };
 
 struct Out {
@@ -117,17 +56,17 @@ class Fixture {
     merge.set_window(kWindow);
     counters.resize(ports);
     for (unsigned i = 0; i < ports; ++i) {
-      kernel.push_back(std::make_unique<KernelPort>(blocks));
-      positions.emplace_back(kernel.back()->ring());
+      kernel.push_back(std::make_unique<Kernel>(blocks));
+      positions.emplace_back(kernel.back()->ring);
       REQUIRE(merge.add(i, positions.back(), counters[i], filter));
     }
   }
 
   bool receive(unsigned port, std::uint64_t stamp, std::uint64_t now) {
-    return kernel[port]->receive(next_number++, stamp, now);
+    return kernel[port]->writer.receive(packet(next_number++, stamp), now);
   }
   void timers(std::uint64_t now) {
-    for (auto& port : kernel) port->timer(now);
+    for (auto& port : kernel) port->writer.expire(now);
   }
 
   void look(std::uint64_t now) {
@@ -182,7 +121,7 @@ class Fixture {
     return numbers;
   }
 
-  std::vector<std::unique_ptr<KernelPort>> kernel;
+  std::vector<std::unique_ptr<Kernel>> kernel;
   std::deque<RingPosition> positions;
   std::vector<Counters> counters;
   UserlandFilter filter;
@@ -211,14 +150,14 @@ TEST_CASE("a packet waits while an older one can be in another port's open block
   Fixture f(2);
   f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
   f.receive(1, kStart + 2 * kMs, kStart + 2 * kMs);
-  f.kernel[1]->timer(kStart + 3 * kMs);
-  f.kernel[1]->timer(kStart + 11 * kMs);
+  f.kernel[1]->writer.expire(kStart + 3 * kMs);
+  f.kernel[1]->writer.expire(kStart + 11 * kMs);
   f.read(kStart + 11 * kMs);
   CHECK(f.out.empty());
   CHECK(f.merge.holds());
   CHECK(f.merge.deadline_ns() == kStart + 2 * kMs + kWindow);
-  f.kernel[0]->timer(kStart + 12 * kMs);
-  f.kernel[0]->timer(kStart + 20 * kMs);
+  f.kernel[0]->writer.expire(kStart + 12 * kMs);
+  f.kernel[0]->writer.expire(kStart + 20 * kMs);
   f.read(kStart + 20 * kMs);
   CHECK(f.numbers() == Numbers{0, 1});
   CHECK_FALSE(f.out[1].late);
@@ -228,8 +167,8 @@ TEST_CASE("nobody waits longer than the window, and what comes after it is late"
   Fixture f(2);
   f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
   f.receive(1, kStart + 2 * kMs, kStart + 2 * kMs);
-  f.kernel[1]->timer(kStart + 3 * kMs);
-  f.kernel[1]->timer(kStart + 11 * kMs);
+  f.kernel[1]->writer.expire(kStart + 3 * kMs);
+  f.kernel[1]->writer.expire(kStart + 11 * kMs);
   f.read(kStart + 26 * kMs);
   CHECK(f.out.empty());
   f.read(f.merge.deadline_ns());
@@ -244,13 +183,12 @@ TEST_CASE("nobody waits longer than the window, and what comes after it is late"
 TEST_CASE("a packet younger than the other port's open block may not go before it") {
   Fixture f(2);
   f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
-  f.timers(kStart + 2 * kMs);
   f.timers(kStart + 10 * kMs);  // port 0's next block is open since then
   f.receive(0, kStart + 11 * kMs, kStart + 11 * kMs);
   f.receive(1, kStart + 12 * kMs, kStart + 12 * kMs);
   f.receive(1, kStart + 8 * kMs, kStart + 12 * kMs);
-  f.kernel[1]->timer(kStart + 18 * kMs);
-  f.kernel[1]->timer(kStart + 18 * kMs);
+  f.kernel[1]->writer.expire(kStart + 18 * kMs);
+  f.kernel[1]->writer.expire(kStart + 18 * kMs);
   f.read(kStart + 18 * kMs);
   // 8 ms is before that block was opened, 12 ms is not.
   CHECK(f.numbers() == Numbers{0, 3});
@@ -344,7 +282,7 @@ TEST_CASE("what is before a corrupt packet comes out, and the rest of the merge 
   Fixture f(2);
   f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
   f.receive(0, kStart + 3 * kMs, kStart + 3 * kMs);
-  f.kernel[0]->spoil_last_packet();
+  f.kernel[0]->writer.last_packet().tp_snaplen = 1 << 20;
   f.receive(0, kStart + 4 * kMs, kStart + 4 * kMs);
   f.receive(1, kStart + 2 * kMs, kStart + 2 * kMs);
   f.timers(kStart + 8 * kMs);
@@ -369,7 +307,7 @@ TEST_CASE("a block that begins with a corrupt packet, after good ones, is told o
   f.timers(kStart + 16 * kMs);
   f.read(kStart + 17 * kMs);
   f.receive(0, kStart + 20 * kMs, kStart + 20 * kMs);
-  f.kernel[0]->spoil_last_packet();
+  f.kernel[0]->writer.last_packet().tp_snaplen = 1 << 20;
   f.timers(kStart + 24 * kMs);
   f.timers(kStart + 32 * kMs);
   f.read(kStart + 60 * kMs);
@@ -432,8 +370,8 @@ TEST_CASE("what is held when the clock is set back goes at once") {
   Fixture f(2);
   f.receive(0, kStart + 101 * kMs, kStart + 101 * kMs);
   f.receive(1, kStart + 102 * kMs, kStart + 102 * kMs);
-  f.kernel[1]->timer(kStart + 102 * kMs);
-  f.kernel[1]->timer(kStart + 110 * kMs);
+  f.kernel[1]->writer.expire(kStart + 102 * kMs);
+  f.kernel[1]->writer.expire(kStart + 110 * kMs);
   f.read(kStart + 110 * kMs);
   CHECK(f.out.empty());
   f.read(kStart + 10 * kMs);
@@ -494,7 +432,7 @@ TEST_CASE("what comes out is what came in, in order but for what is told to be l
       Port& p = port[i];
       while (p.next <= to && !over && sent.size() < 6000) {
         if (p.timer < p.next) {
-          f.kernel[i]->timer(p.timer);
+          f.kernel[i]->writer.expire(p.timer);
           p.timer += kRetire + (unruly ? below(4 * kRetire) : 0);
           continue;
         }
@@ -510,7 +448,7 @@ TEST_CASE("what comes out is what came in, in order but for what is told to be l
         if (below(400) == 0) p.next += below(200 * kMs);  // goes quiet
       }
       while (p.timer <= to) {
-        f.kernel[i]->timer(p.timer);
+        f.kernel[i]->writer.expire(p.timer);
         p.timer += kRetire + (unruly ? below(4 * kRetire) : 0);
       }
     }

@@ -1,5 +1,4 @@
-// SPDX-License-Identifier: BSD-3-Clause
-// A ring of TPACKET_V2 frames, which the test fills in the kernel's place: what becomes of them,
+// A ring of TPACKET_V2 frames, filled as the kernel does it (kernel_ring.h): what becomes of them,
 // and when the kernel gets them back.
 #include "pcap-linux-v3/adaptive/slot_ring.h"
 
@@ -16,52 +15,36 @@ namespace {
 
 constexpr std::uint32_t kFrameBytes = 2048;
 constexpr std::uint32_t kHeadroom = 24;
-constexpr std::uint32_t kMac = 82;
+constexpr std::uint32_t kMac = KernelFrames::kMac;
 
 class TestFrames {
  public:
-  explicit TestFrames(std::uint32_t count)
-      : count_(count),
-        memory_(static_cast<std::byte*>(mmap(nullptr, std::size_t{count} * kFrameBytes,
-                                             PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                                             -1, 0))) {
-    REQUIRE(ring_.adopt(memory_, count, kFrameBytes));
+  explicit TestFrames(std::uint32_t count) : kernel_(count, kFrameBytes) {
+    REQUIRE(ring_.adopt(kernel_.map(), count, kFrameBytes));
   }
 
   SlotRing& ring() { return ring_; }
-  tpacket2_hdr& header(unsigned index) {
-    return *reinterpret_cast<tpacket2_hdr*>(memory_ + std::size_t{index} * kFrameBytes);
-  }
-  bool is_kernels(unsigned index) { return header(index).tp_status == TP_STATUS_KERNEL; }
+  tpacket2_hdr& header(unsigned index) { return kernel_.slot(index); }
   /// How many frames the kernel could fill.
   unsigned room() {
     unsigned room = 0;
-    for (unsigned i = 0; i < count_; ++i) room += is_kernels(i) ? 1 : 0;
+    for (unsigned i = 0; i < kernel_.count(); ++i) {
+      room += header(i).tp_status == TP_STATUS_KERNEL ? 1 : 0;
+    }
     return room;
   }
 
-  /// As the kernel does with the next packet, if there is room; it is stamped `nsec`.
+  /// The next packet comes, stamped `nsec`. False if there is no room.
   bool fill(std::uint32_t nsec, std::uint32_t bytes = 60, std::uint32_t status = 0) {
-    if (!is_kernels(head_)) return false;
-    tpacket2_hdr& h = header(head_);
-    h.tp_len = bytes + 1;
-    h.tp_snaplen = bytes;
-    h.tp_mac = kMac;
-    h.tp_net = kMac + 14;
-    h.tp_sec = 1;
-    h.tp_nsec = nsec;
-    h.tp_vlan_tci = 5;
-    h.tp_vlan_tpid = 0x88a8;
-    auto* at = reinterpret_cast<std::uint8_t*>(&h);
     sockaddr_ll from{};
     from.sll_ifindex = 7;
-    std::memcpy(at + TPACKET_ALIGN(sizeof(h)), &from, sizeof(from));
-    for (std::uint32_t i = 0; i < bytes && kMac + i < kFrameBytes; ++i) {
-      at[kMac + i] = static_cast<std::uint8_t>(nsec + i);
-    }
-    h.tp_status = TP_STATUS_USER | status;
-    head_ = (head_ + 1) % count_;
-    return true;
+    return kernel_.receive({.bytes = counting(bytes, static_cast<std::uint8_t>(nsec)),
+                            .wire_length = bytes + 1,
+                            .nsec = nsec,
+                            .status = status,
+                            .tci = 5,
+                            .tpid = 0x88a8,
+                            .from = from});
   }
 
   /// Reads all that was taken in: the stamps.
@@ -79,9 +62,7 @@ class TestFrames {
   }
 
  private:
-  std::uint32_t count_;
-  std::byte* memory_;
-  unsigned head_ = 0;
+  KernelFrames kernel_;
   SlotRing ring_{kHeadroom};
 };
 
