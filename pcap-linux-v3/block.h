@@ -186,6 +186,8 @@ class PacketCursor {
     }
     step(offset);
   }
+  /// So many of the packets that are lost to corruption were counted before.
+  void forget_lost(std::uint32_t packets) { lost_ -= std::min(packets, lost_); }
   /// Walks past packets for as long as their stamps do not fall, at most `most` of them. Returns
   /// the last one's stamp. Only when has_packet().
   Stamp extend(std::uint32_t most) {

@@ -118,7 +118,9 @@ class RingPosition {
     const bool in_part = part_ != 0 && ahead == part_ahead_;
     PacketCursor cursor = in_part ? PacketCursor(block, bytes, headroom_, part_)
                                   : PacketCursor(block, bytes, headroom_);
-    for (std::uint32_t i = begun(ahead); i != 0 && cursor.has_packet(); --i) cursor.next();
+    std::uint32_t read = begun(ahead);
+    for (; read != 0 && cursor.has_packet(); --read) cursor.next();
+    cursor.forget_lost(read);
     return cursor;
   }
   /// How many of its packets were read while it was the kernel's.

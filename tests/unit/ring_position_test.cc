@@ -239,6 +239,37 @@ TEST_CASE("what a drain has left comes when the block is handed over") {
   CHECK(f.read() == Numbers{3, 4, 5});
 }
 
+TEST_CASE("what was lost in the kernel's block is not lost again when that is handed over") {
+  KernelRing kernel(Geometry{kBlockBytes, 4, 10}, kHeadroom, 0);
+  Ring ring(kernel.map(), kernel.geometry());
+  RingPosition position(ring);
+  position.set_headroom(kHeadroom);
+  kernel.receive({.bytes = counting(60)}, 0);
+  kernel.receive({.bytes = counting(60)}, 0);
+  kernel.last_packet().tp_snaplen = 1 << 20;
+  kernel.receive({.bytes = counting(60)}, 0);
+  position.set_end(position.mark());
+  REQUIRE(position.open());
+  position.cursor().next();
+  CHECK(position.cursor().corrupt());
+  CHECK(position.cursor().left() == 2);
+  position.close();
+  position.clear_end();
+  SECTION("with another packet") {
+    kernel.receive({.bytes = counting(60)}, 0);
+    kernel.expire(0);
+    REQUIRE(position.open());
+    CHECK(position.cursor().corrupt());
+    CHECK(position.cursor().left() == 1);
+  }
+  SECTION("with nothing more") {
+    kernel.expire(0);
+    REQUIRE(position.open());
+    CHECK(position.cursor().done());
+    CHECK_FALSE(position.cursor().corrupt());
+  }
+}
+
 TEST_CASE("with the whole block as its end a position waits until that is handed over") {
   Filling f;
   f.position.set_end(f.position.mark(), true);
