@@ -153,8 +153,9 @@ bool KernelRing::is_free(unsigned ahead) const {
 
 bool KernelRing::is_readable() const { return !is_free(geometry_.block_count - 1); }
 
-void KernelRing::refresh_timer(std::uint64_t now_ns) {
-  timer_ns_ = now_ns + std::uint64_t{geometry_.retire_ms} * 1'000'000;
+/// af_packet.c: _prb_refresh_rx_retire_blk_timer.
+void KernelRing::start_timer() {
+  ++timer_starts_;
   last_index_ = index_;
 }
 
@@ -162,7 +163,7 @@ void KernelRing::open(std::uint64_t now_ns) {
   current_ = KernelBlock(block(index_), geometry_.block_bytes, headroom_, geometry_.private_bytes);
   current_.open(sequence_++, now_ns);
   frozen_ = false;
-  refresh_timer(now_ns);
+  start_timer();
 }
 
 /// af_packet.c: prb_dispatch_next_block.
@@ -230,7 +231,7 @@ void KernelRing::expire(std::uint64_t now_ns) {
       if (dispatch(now_ns)) return;
     }
   }
-  refresh_timer(now_ns);
+  start_timer();
 }
 
 KernelCounts KernelRing::take_counts() {

@@ -118,8 +118,8 @@ class KernelRing {
 
   /// The retire timer has expired (af_packet.c: prb_retire_rx_blk_timer_expired).
   void expire(std::uint64_t now_ns);
-  /// When it will.
-  std::uint64_t timer_ns() const { return timer_ns_; }
+  /// How often that timer was started, each time for the geometry's retire_ms.
+  unsigned timer_starts() const { return timer_starts_; }
 
   /// Whether the socket calls itself readable (af_packet.c: packet_poll).
   bool is_readable() const;
@@ -145,7 +145,7 @@ class KernelRing {
   void open(std::uint64_t now_ns);
   bool dispatch(std::uint64_t now_ns);
   void retire(std::uint32_t status, std::uint64_t now_ns);
-  void refresh_timer(std::uint64_t now_ns);
+  void start_timer();
   bool is_in_use() const;
 
   const Geometry geometry_;
@@ -155,7 +155,7 @@ class KernelRing {
   unsigned index_ = 0;       // kactive_blk_num
   unsigned last_index_ = 0;  // last_kactive_blk_num
   std::uint64_t sequence_ = 1;
-  std::uint64_t timer_ns_ = 0;
+  unsigned timer_starts_ = 0;
   bool frozen_ = false;
   KernelCounts counts_;
   std::vector<Begun> begun_;

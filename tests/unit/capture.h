@@ -1,0 +1,165 @@
+// A capture over a fake kernel (fake_kernel.h): ports, and the reader over them, opened as the seam
+// opens them, with a host that stands in for libpcap. For each of the reader's three feeds.
+#pragma once
+
+#include <pcap/pcap.h>
+
+#include <csignal>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "fake_kernel.h"
+#include "pcap-linux-v3/counters.h"
+#include "pcap-linux-v3/module.h"
+
+struct pcap_v3_block;
+
+namespace pcapv3::test {
+
+using Numbers = std::vector<std::uint32_t>;
+
+enum class FeedKind { kSingle, kMerged, kTwoRings };
+
+class Capture {
+ public:
+  struct Options {
+    unsigned ports = 2;  ///< Of a merged one.
+    bool nonblocking = false;
+    bool no_timeout = false;
+    int timeout_ms = 1000;
+    bool drain = true;
+    bool hides_descriptor = false;  ///< Reads end by time then.
+    const char* buffer = "1M";      ///< Eight blocks.
+  };
+  static constexpr std::uint64_t kMs = FakeKernel::kMs;
+
+  explicit Capture(FeedKind kind) : Capture(kind, Options()) {}
+  Capture(FeedKind kind, const Options& options);
+  ~Capture();
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  // ---- Packets ----
+
+  /// The next packet comes by a port. Returns whether there was room.
+  bool send(unsigned port = 0, std::size_t bytes = 60);
+  /// `count` of them, by the ports in turn.
+  void send_many(unsigned count, std::size_t bytes = 60);
+  /// One that the kernel has counted, and goes on storing until the next grace period.
+  void send_slowly(unsigned port = 0);
+  unsigned sent() const { return next_; }
+  /// Numbers of the packets that were stored.
+  const std::set<std::uint32_t>& stored() const { return stored_; }
+  /// The packet that came last by a port is corrupt.
+  void spoil_last(unsigned port = 0);
+  /// Lets the retire timers expire, so that all packets are the reader's.
+  void retire() { kernel.pass(9 * kMs); }
+
+  // ---- Reading ----
+
+  /// As pcap_dispatch(3PCAP); what comes is added to `got`.
+  int read(int count = -1);
+  /// The same, again for as long as that brings nothing: a read may end by an event that brings no
+  /// packet which may go already.
+  int read_some(int count = -1);
+  /// Reads until nothing is left.
+  void read_all();
+  /// Reads until `count` packets have come, or 50 times.
+  void read_until(std::size_t count);
+  /// The numbers that were got since the last time.
+  Numbers take() { return std::move(got); }
+  int acquire(int timeout_ms, pcap_v3_block** block);
+  /// Reads a block to its end, into `got`.
+  void walk(pcap_v3_block* block);
+  void release(pcap_v3_block* block);
+  Numbers got;
+  /// The packet that came last, and whether it stays until the next read.
+  const u_char* last_bytes = nullptr;
+  bool is_kept = false;
+  std::function<void(std::uint32_t number)> in_callback;
+
+  // ---- Breaks ----
+
+  /// As pcap_breakloop(3PCAP).
+  void break_loop();
+  /// The same in a signal handler, on this thread; and on another thread.
+  void break_in_handler();
+  void break_in_thread();
+
+  // ---- The host ----
+
+  /// Packets pass if this returns true; empty: all do.
+  void set_filter(std::function<bool(std::uint32_t number)> filter);
+  /// Not 0 when a filter is set: the kernel has it, and it runs here for so many blocks only.
+  unsigned old_blocks = 0;
+  void set_nonblocking(bool nonblocking);
+  std::function<int()> in_wait;  ///< In place of the host's wait.
+  std::string error;
+  std::vector<bool> gone;       ///< Ports whose interface is gone.
+  std::vector<bool> returning;  ///< Of these, those that can be bound again.
+  unsigned looks_after_trouble = 0;
+  /// Numbers that the filter has rejected.
+  std::set<std::uint32_t> rejected;
+
+  // ---- What there is ----
+
+  FakeKernel kernel;
+  pcapv3_reader* reader = nullptr;
+  pcapv3_port* port(unsigned index) { return ports_[index].port; }
+  int socket(unsigned index) const { return ports_[index].socket; }
+  unsigned ports() const { return static_cast<unsigned>(ports_.size()); }
+  /// All ports' counters, once the kernel's counts have been asked for.
+  Counters counters();
+  /// Whether the counts of pcap_stats(3PCAP) are frozen, and what they are then, of all ports.
+  bool frozen(pcap_stat& stats) const;
+  /// Whether the descriptor says that it is time to read.
+  bool is_readable() const;
+  bool break_flag_is_set() const { return break_flag_ != 0; }
+
+ private:
+  /// A handle, as the module knows it: a pcap_t that it never looks into.
+  struct Handle {
+    Capture* capture;
+    unsigned index;
+  };
+  struct Port {
+    std::unique_ptr<Handle> handle;
+    int socket = -1;
+    int interface = 0;
+    pcapv3_port* port = nullptr;
+  };
+  struct Host;
+
+  static Handle& of(pcap_t* handle) { return *reinterpret_cast<Handle*>(handle); }
+  static void callback(u_char* user, const pcap_pkthdr* header, const u_char* bytes);
+  void open_port(Port& port);
+  int wait();
+  bool has_filter() const { return !filters_.empty() && filters_.back(); }
+  int judge(std::size_t filter, const u_char* bytes, unsigned captured);
+
+  const FeedKind kind_;
+  const Options options_;
+  std::vector<Port> ports_;
+  Handle own_{this, ~0u};
+  pcapv3_break breaking_{};
+  volatile std::sig_atomic_t break_flag_ = 0;
+  bool break_event_ = false;
+  bool nonblocking_;
+  bool filters_old_blocks_ = false;
+  int frames_ = -1;
+  std::uint32_t next_ = 0;
+  std::set<std::uint32_t> stored_;
+  /// All that were set, because blocks keep theirs; the last one is the handle's.
+  std::vector<std::function<bool(std::uint32_t)>> filters_;
+  static inline Capture* in_handler_ = nullptr;
+  struct sigaction before_ {};
+};
+
+/// `first`, `first` + 1, ... up to `last`.
+Numbers from_to(std::uint32_t first, std::uint32_t last);
+
+}  // namespace pcapv3::test
