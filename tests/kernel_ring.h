@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The kernel's half of a packet socket's ring, for tests and benchmarks that run without one: what
 // writes packets into blocks (TPACKET_V3) or slots (TPACKET_V2), as net/packet/af_packet.c does it.
 //
@@ -16,7 +17,7 @@
 #include <vector>
 
 #include "pcap-linux-v3/block.h"
-#include "pcap-linux-v3/geometry.h"
+#include "pcap-linux-v3/setup/geometry.h"
 
 namespace pcapv3::test {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "capture.h"
 
 #include <errno.h>
@@ -47,8 +48,8 @@ struct Capture::Host {
     view->snapshot = 262144;
     view->vlan_offset = 12;
     view->direction = PCAP_D_INOUT;
-    view->interface = c.ports_[of(p).index].interface;
-    view->loopback = 1;
+    view->ifindex = c.ports_[of(p).index].ifindex;
+    view->lo_ifindex = 1;
     view->has_filter = c.has_filter() ? 1 : 0;
     view->filter_here = view->filter_is_whole =
         c.has_filter() && (!c.filters_old_blocks_ || c.old_blocks != 0) ? 1 : 0;
@@ -72,7 +73,7 @@ struct Capture::Host {
   static int filter(void* owner, const u_char* bytes, unsigned, unsigned captured, int,
                     unsigned short) {
     Capture& c = *static_cast<Handle*>(owner)->capture;
-    return c.judge(c.filters_.size() - 1, bytes, captured);
+    return c.filter(c.filters_.size() - 1, bytes, captured);
   }
   /// A filter's code is its place in the list.
   static const bpf_insn* filter_code(pcap_t* p, unsigned* count) {
@@ -83,7 +84,7 @@ struct Capture::Host {
   }
   static int run_filter(void* code, const u_char* bytes, unsigned, unsigned captured, int,
                         unsigned short) {
-    return in_handler_->judge(static_cast<bpf_insn*>(code)->k, bytes, captured);
+    return in_handler_->filter(static_cast<bpf_insn*>(code)->k, bytes, captured);
   }
   static unsigned block_filtered(pcap_t* p) {
     Capture& c = *of(p).capture;
@@ -134,7 +135,7 @@ Capture::Capture(FeedKind kind, const Options& options)
   ports_.resize(several ? options.ports : 1);
   for (unsigned i = 0; i < ports(); ++i) {
     ports_[i].handle = std::make_unique<Handle>(Handle{this, i});
-    ports_[i].interface = kFirstInterface + static_cast<int>(i);
+    ports_[i].ifindex = kFirstInterface + static_cast<int>(i);
   }
   auto* const handle = reinterpret_cast<pcap_t*>(several ? &own_ : ports_[0].handle.get());
   reader = pcapv3_reader_open(handle, &Host::ops, &break_flag_, &breaking_, text);
@@ -156,9 +157,9 @@ Capture::Capture(FeedKind kind, const Options& options)
   pcapv3_reader_set_nonblocking(reader, nonblocking_ ? 1 : 0);
   if (kind == FeedKind::kTwoRings) {
     frames_ = ::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-    pcapv3_reader_begin_frames(reader, ports_[0].port, frames_, ports_[0].interface, 0);
+    pcapv3_reader_begin_frames(reader, ports_[0].port, frames_, ports_[0].ifindex, 0);
     REQUIRE(pcapv3_reader_made_frames(reader) == 0);
-    kernel.bind(frames_, ports_[0].interface);
+    kernel.bind(frames_, ports_[0].ifindex);
     REQUIRE(pcapv3_reader_add_frames(reader) == 0);
   }
   REQUIRE((pcapv3_reader_hides_descriptor(reader, options.timeout_ms) != 0) ==
@@ -188,18 +189,18 @@ void Capture::open_port(Port& port) {
   const unsigned headroom = 4;  // of a VLAN tag
   setsockopt(port.socket, SOL_PACKET, PACKET_VERSION, &version, sizeof(version));
   setsockopt(port.socket, SOL_PACKET, PACKET_RESERVE, &headroom, sizeof(headroom));
-  pcapv3_wish wish{};
-  wish.timeout_ms = options_.timeout_ms;
-  wish.interface = port.interface;
-  REQUIRE(pcapv3_port_make_ring(port.port, port.socket, &wish) == 0);
-  kernel.bind(port.socket, port.interface);
+  pcapv3_ring_request request{};
+  request.timeout_ms = options_.timeout_ms;
+  request.ifindex = port.ifindex;
+  REQUIRE(pcapv3_port_make_ring(port.port, port.socket, &request) == 0);
+  kernel.bind(port.socket, port.ifindex);
   pcapv3_port_refresh(port.port);
 }
 
 // ---- Packets ----
 
 bool Capture::send(unsigned port, std::size_t bytes) {
-  const bool stored = kernel.receive(ports_[port].interface, next_, bytes);
+  const bool stored = kernel.receive(ports_[port].ifindex, next_, bytes);
   if (stored) stored_.insert(next_);
   ++next_;
   return stored;
@@ -210,7 +211,7 @@ void Capture::send_many(unsigned count, std::size_t bytes) {
 }
 
 void Capture::send_slowly(unsigned port) {
-  kernel.receive_slowly(ports_[port].interface, next_);
+  kernel.receive_slowly(ports_[port].ifindex, next_);
   stored_.insert(next_++);
 }
 
@@ -265,7 +266,7 @@ void Capture::walk(pcap_v3_block* block) {
   pcap_v3_dispatch_block(block, -1, callback, reinterpret_cast<u_char*>(this));
 }
 
-void Capture::release(pcap_v3_block* block) { pcap_v3_give_back(block); }
+void Capture::release(pcap_v3_block* block) { pcap_v3_release_block(block); }
 
 // ---- Breaks ----
 
@@ -290,7 +291,7 @@ void Capture::set_filter(std::function<bool(std::uint32_t)> filter) {
   pcapv3_reader_follow(reader);
 }
 
-int Capture::judge(std::size_t filter, const u_char* bytes, unsigned captured) {
+int Capture::filter(std::size_t filter, const u_char* bytes, unsigned captured) {
   const std::uint32_t number = number_of(bytes, captured);
   if (filters_[filter](number)) return 1;
   if (!rejected.insert(number).second) FAIL("a packet was rejected twice");

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A capture over a fake kernel (fake_kernel.h): ports, and the reader over them, opened as the seam
 // opens them, with a host that stands in for libpcap. For each of the reader's three feeds.
 #pragma once
@@ -129,7 +130,7 @@ class Capture {
   struct Port {
     std::unique_ptr<Handle> handle;
     int socket = -1;
-    int interface = 0;
+    int ifindex = 0;
     pcapv3_port* port = nullptr;
   };
   struct Host;
@@ -139,7 +140,7 @@ class Capture {
   void open_port(Port& port);
   int wait();
   bool has_filter() const { return !filters_.empty() && filters_.back(); }
-  int judge(std::size_t filter, const u_char* bytes, unsigned captured);
+  int filter(std::size_t filter, const u_char* bytes, unsigned captured);
 
   const FeedKind kind_;
   const Options options_;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include "fake_kernel.h"
 
 #include <errno.h>
@@ -288,26 +289,26 @@ bool FakeKernel::Socket::receive(const TestPacket& packet, std::uint64_t now_ns,
   return slowly ? ring->begin(packet, now_ns) : ring->receive(packet, now_ns);
 }
 
-void FakeKernel::bind(int socket, int interface) {
-  sockets_.at(socket).interface = interface;
+void FakeKernel::bind(int socket, int ifindex) {
+  sockets_.at(socket).ifindex = ifindex;
   order_.insert(order_.begin(), socket);  // net/core/dev.c: dev_add_pack
 }
 
-bool FakeKernel::receive(int interface, std::uint32_t number, std::size_t bytes) {
-  return receive(interface, packet(number, bytes), false);
+bool FakeKernel::receive(int ifindex, std::uint32_t number, std::size_t bytes) {
+  return receive(ifindex, packet(number, bytes), false);
 }
 
-void FakeKernel::receive_slowly(int interface, std::uint32_t number) {
-  (void)receive(interface, packet(number, kPacketBytes), true);
+void FakeKernel::receive_slowly(int ifindex, std::uint32_t number) {
+  (void)receive(ifindex, packet(number, kPacketBytes), true);
 }
 
-bool FakeKernel::receive(int interface, const TestPacket& packet, bool slowly) {
+bool FakeKernel::receive(int ifindex, const TestPacket& packet, bool slowly) {
   bool stored = false;
   std::vector<std::uint32_t> groups;
   now_ns_ += 100;
   for (const int fd : order_) {
     const auto found = sockets_.find(fd);
-    if (found == sockets_.end() || found->second.interface != interface) continue;
+    if (found == sockets_.end() || found->second.ifindex != ifindex) continue;
     Socket& socket = found->second;
     if (socket.group == 0) {
       stored |= socket.receive(packet, realtime_ns(), slowly);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A kernel for unit tests of the reading loop: packet sockets, their rings and fan-out groups, the
 // two clocks, and the waits that the module calls. While one exists, the system calls of this
 // program come here (by the linker's --wrap, Makefile.am) as far as they concern its sockets, time
@@ -50,11 +51,11 @@ class FakeKernel {
   // ---- Packets ----
 
   /// Packets of interface `interface` come to `socket` from now on.
-  void bind(int socket, int interface);
+  void bind(int socket, int ifindex);
   /// A packet comes by `interface`: its number, and `bytes` in all. Returns whether it was stored.
-  bool receive(int interface, std::uint32_t number, std::size_t bytes = 60);
+  bool receive(int ifindex, std::uint32_t number, std::size_t bytes = 60);
   /// The same on a slow CPU: the sockets have counted it, and store it in the next grace period.
-  void receive_slowly(int interface, std::uint32_t number);
+  void receive_slowly(int ifindex, std::uint32_t number);
   /// What happens while the kernel waits for a grace period, once for each; and whether a second
   /// socket can ask for one.
   std::function<void()> in_grace_period;
@@ -94,7 +95,7 @@ class FakeKernel {
   struct Socket {
     int version = 0;
     std::uint32_t headroom = 0;
-    int interface = 0;
+    int ifindex = 0;
     bool is_packet = false;
     bool pressure = false;
     std::vector<sock_filter> filter;
@@ -112,7 +113,7 @@ class FakeKernel {
   };
 
   bool step(std::uint64_t until_ns);
-  bool receive(int interface, const TestPacket& packet, bool slowly);
+  bool receive(int ifindex, const TestPacket& packet, bool slowly);
   bool pass_on(std::uint32_t group, const TestPacket& packet, bool slowly);
   void wait_for_grace();
   int make_ring(int fd, Socket& socket, const void* value, unsigned length);

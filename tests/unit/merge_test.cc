@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The merge: whatever comes, in whatever blocks, each packet comes out once, in time order, and
 // soon; what can't be in order is told to be late. The kernel's side is kernel_ring.h's, on a clock
 // of the test's own.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Breaks, as a whole read sees them: what each brings to an end, what a drain still delivers, and
 // that nothing is lost or comes twice for it.
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The reading loop, for each of its feeds: counts, time-outs, errors, and callbacks that read on,
 // leave or change the filter. Breaks are reader_break_test.cc's, and what only some feeds have is
 // reader_feeds_test.cc's.

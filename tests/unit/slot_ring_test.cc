@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A ring of TPACKET_V2 frames, filled as the kernel does it (kernel_ring.h): what becomes of them,
 // and when the kernel gets them back.
 #include "pcap-linux-v3/adaptive/slot_ring.h"
