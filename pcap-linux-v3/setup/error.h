@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The text that goes with a failure: what a person needs to act on it.
+// ErrorText: the text that explains a failure, with what a person needs to act on it.
 //
-// A fixed buffer of libpcap's own size, so that failing needs no memory. What the failure is called
-// (a status code) is decided where it is returned.
+// It is a fixed buffer of libpcap's own size, so that failing needs no memory. The status code that
+// goes with it is chosen where the failure is returned.
 #pragma once
 
 #include <pcap/pcap.h>

@@ -31,32 +31,31 @@ constexpr struct {
     {"rollover", PACKET_FANOUT_ROLLOVER}, {"random", PACKET_FANOUT_RND}, {"qm", PACKET_FANOUT_QM},
 };
 
-/// struct fanout_args of linux/if_packet.h, which kernel headers before 5.11 lack. Older kernels
-/// take its first half.
+/// This is struct fanout_args of linux/if_packet.h, which kernel headers before 5.11 lack. Older
+/// kernels take its first half.
 struct Arguments {
   std::uint32_t id_and_mode;
   std::uint32_t max_members;
 };
 
-/// Limits of members from 257 on, because what others ask for, by not asking, is 256. The kernel
-/// has 8 bytes for each.
+/// Our limits on the number of members start at 257, because a program that asks for none gets 256.
+/// The kernel keeps 8 bytes for each member.
 constexpr std::uint32_t kLeastMembers = 257;
 constexpr std::uint32_t kMembersSpan = 3840;
 
-std::uint32_t mix(
-    std::uint32_t bits) {  // MurmurHash3's last step: every bit counts for every other
+std::uint32_t mix(std::uint32_t bits) {  // MurmurHash3's last step: every bit affects every other
   bits = (bits ^ bits >> 16) * 0x85ebca6b;
   bits = (bits ^ bits >> 13) * 0xc2b2ae35;
   return bits ^ bits >> 16;
 }
 
-/// The members of a pair. They are numbered as they join, and anew in the order in which their
-/// sockets were made when the interface was down and comes up (af_packet.c: packet_notifier): both
-/// is this order.
-constexpr std::uint32_t kFramesMember = 0;  // without a program, all is that one's
+/// The numbers of a pair's members. The kernel numbers members as they join, and again, in the
+/// order in which their sockets were made, when the interface comes up after being down
+/// (af_packet.c: packet_notifier). Both give this order.
+constexpr std::uint32_t kFramesMember = 0;  // gets all packets while there is no program
 constexpr std::uint32_t kBlocksMember = 1;
 
-/// The packets of a group go to its member number `member`.
+/// Makes the packets of a group go to its member number `member`.
 bool choose(int socket, std::uint32_t member) {
   sock_filter always = {BPF_RET | BPF_K, 0, 0, member};
   const sock_fprog program = {1, &always};
@@ -106,7 +105,7 @@ bool parse_fanout(const char* value, FanoutSetting& setting, ErrorText& error) {
 }
 
 FanoutGroup fanout_group(std::uint16_t group, int index, std::uint32_t user) {
-  // Groups up to 32767 of one user on one interface never get the same id.
+  // Two groups of one user on one interface never get the same id, up to group 32767.
   const std::uint32_t interface = index > 0 ? static_cast<std::uint32_t>(index) : 0;
   const std::uint32_t place = mix(mix(interface) ^ user ^ (group & 0x8000u));
   FanoutGroup result;
@@ -123,16 +122,16 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
   std::uint32_t mode = setting.mode;
   if (mode == PACKET_FANOUT_HASH) mode |= PACKET_FANOUT_FLAG_DEFRAG;
   // The socket's own PACKET_IGNORE_OUTGOING has no effect in a group. Kernels that do not know the
-  // flag take it and do nothing about it; the reader drops those copies then.
+  // flag accept it and ignore it; the reader then drops those copies.
   if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
   if (join(socket, group.id, mode, group.max_members) == 0) {
-    // Right after it: the member's share is lost to all until then.
+    // This must follow at once: until then nobody gets the member's share.
     if (open_filter(socket, filter)) return true;
     return error.set("can't change the filter: %s", std::strerror(errno));
   }
   const int reason = errno;
   if (reason == EINVAL) {
-    // All that it says of another mode, flags or interface (af_packet.c: fanout_add).
+    // The kernel returns this for another mode, flags or interface alike (af_packet.c: fanout_add).
     return error.set(
         "PCAPV3_FANOUT=%s: group %u on %s has members of another mode; use theirs, or another "
         "group. (Or the kernel does not know the mode, or another program's group has the same "
@@ -150,8 +149,8 @@ bool join_fanout(int socket, const FanoutSetting& setting, int index, bool loopb
 bool begin_pair(int first, bool loopback, PairGroup& group) {
   std::uint32_t mode = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_ROLLOVER;
   if (loopback) mode |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-  // A number that is nobody's. PACKET_FANOUT_FLAG_UNIQUEID would find one, but a small one, such as
-  // other programs take without asking.
+  // The group needs an id that nobody uses. PACKET_FANOUT_FLAG_UNIQUEID would find one, but a small
+  // one, which other programs use without checking.
   static std::atomic<std::uint32_t> pairs{0};
   const auto place = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(&group) >> 4);
   for (int attempts = 0; attempts < 16; ++attempts) {
@@ -162,7 +161,7 @@ bool begin_pair(int first, bool loopback, PairGroup& group) {
     group = {mode << 16 | 0x8000u | (number & 0x7fffu),
              kLeastMembers + (number >> 16) % kMembersSpan};
     if (complete_pair(first, group)) return true;
-    if (errno != EINVAL) return false;  // which is what it says of a group that there is
+    if (errno != EINVAL) return false;  // EINVAL: the group exists
   }
   return false;
 }
@@ -200,7 +199,7 @@ bool open_filter(int socket, const sock_fprog& filter) {
 }
 
 bool get_filter(int socket, sock_fprog& filter) {
-  socklen_t count = filter.len;  // of instructions, not bytes (net/core/filter.c: sk_get_filter)
+  socklen_t count = filter.len;  // in instructions, not bytes (net/core/filter.c: sk_get_filter)
   if (getsockopt(socket, SOL_SOCKET, SO_GET_FILTER, filter.filter, &count) != 0) return false;
   filter.len = static_cast<unsigned short>(count);
   return true;

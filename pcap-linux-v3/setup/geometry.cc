@@ -13,8 +13,8 @@ constexpr std::uint64_t kMostBlockBytes = 1024 * kMiB;
 constexpr std::uint64_t kMostBlocks = 1 << 24;
 constexpr std::uint32_t kMostRetireMs = 0x7fffffff;
 
-/// Blocks that a stall of kStallMs uses up at a trickle of traffic, plus the one that the reader is
-/// in and the one that the kernel is in.
+/// Returns the number of blocks that a stall of kStallMs uses up at a trickle of traffic, plus the
+/// one that is being read and the one that the kernel is filling.
 std::uint64_t blocks_for_stall(std::uint32_t retire_ms) {
   return (kStallMs + retire_ms - 1) / retire_ms + 2;
 }
@@ -23,26 +23,26 @@ std::uint64_t blocks_in(std::uint64_t bytes, std::uint64_t block) {
   return (bytes + block - 1) / block;
 }
 
-/// What a block needs besides its private area to hold the largest packet whole.
+/// Returns the bytes that a block needs, besides its private area, to hold the largest packet.
 std::uint64_t needed_bytes(const RingRequest& request) {
   constexpr std::uint64_t kPerPacket = 128;  // kPacketHeaderBytes, reserved room, alignment
   static_assert(kPerPacket >= kPacketHeaderBytes + 32);
   return sizeof(tpacket_block_desc) + kPerPacket + request.largest_packet;
 }
 
-/// What the private area takes of a block (af_packet.c: BLK_PLUS_PRIV).
+/// Returns the bytes that the private area takes in a block (af_packet.c: BLK_PLUS_PRIV).
 std::uint64_t private_room(const RingRequest& request) {
   return (request.private_bytes + kPacketAlignment - 1) / kPacketAlignment * kPacketAlignment;
 }
 
-/// The smallest block of at least so many bytes. A power of two, because the kernel allocates each
-/// block as one (af_packet.c: alloc_one_pg_vec_page).
+/// Returns the size of the smallest block of at least `needed` bytes. It is a power of two, because
+/// the kernel allocates each block as one (af_packet.c: alloc_one_pg_vec_page).
 std::uint64_t smallest_block(const RingRequest& request, std::uint64_t needed) {
   return std::bit_ceil(std::max<std::uint64_t>(needed, request.page_bytes));
 }
 
-/// Whether a block whose size is set holds the largest packet behind the private area. False with a
-/// text.
+/// Returns whether a block of the size that is set holds the largest packet behind the private
+/// area; if not, sets a text.
 bool fits_set_block(const RingRequest& request, ErrorText& error) {
   const std::uint64_t left = request.set_block.bytes - needed_bytes(request);
   if (private_room(request) <= left) return true;
@@ -110,11 +110,11 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
   }
 
   std::uint64_t count = std::max<std::uint64_t>(blocks_in(bytes, block), 2);
-  // Riding out a stall goes before a tool's small request, up to what everybody gets by default.
+  // Riding out a stall outranks a program's small request, up to the default size.
   if (count < needed && request.set_bytes.bytes == 0) {
     count = std::clamp(default_bytes / block, std::max<std::uint64_t>(count, 3), needed);
   }
-  // Past that, the timeout gives way.
+  // Beyond that, the timeout is lengthened.
   if (count < needed && count > 2 && request.set_retire_ms == 0) {
     const auto spare = static_cast<std::uint32_t>(count - 2);
     retire_ms = (kStallMs + spare - 1) / spare;

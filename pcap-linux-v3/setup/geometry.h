@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What shape a ring gets: what the tool and the settings ask for, and what the machine has, turned
-// into block size, number of blocks and retire timeout. A pure function; pcap-linux-v3(7) has its
-// results as a table.
+// The shape of a ring: block size, number of blocks and retire timeout are chosen here, from what
+// the program and the settings request and what the host has. It is a pure function;
+// pcap-linux-v3(7) has its results as a table.
 //
-// Two things use a ring up. Bytes: a burst that the reader does not keep pace with. And time: the
-// kernel closes a block that holds packets when the retire timeout has passed, however little is in
-// it (af_packet.c: prb_retire_rx_blk_timer_expired), so that at a trickle of packets a ring lasts
-// for blocks x timeout and no longer. A short timeout therefore gets many small blocks.
+// Two things use up a ring. One is bytes, in a burst that the reader does not keep pace with. The
+// other is time: the kernel closes a block that holds packets when the retire timeout has passed,
+// however little is in it (af_packet.c: prb_retire_rx_blk_timer_expired), so that at a trickle of
+// packets a ring lasts for blocks x timeout and no longer. A short timeout therefore gets many
+// small blocks.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +19,20 @@ namespace pcapv3 {
 
 inline constexpr std::uint64_t kMiB = 1 << 20;
 
-/// What libpcap's stock code asks for when the tool does not say (pcap-linux.c: setup_mmapped).
-/// dumpcap passes the same figure on as if its user had chosen it, so that it is no request.
+/// Stock libpcap asks for this size when the program does not say (pcap-linux.c: setup_mmapped).
+/// dumpcap passes the same figure on as if its user had chosen it, so it does not count as a
+/// request.
 inline constexpr std::uint64_t kStockRingBytes = 2 * kMiB;
 inline constexpr std::uint64_t kDefaultRingBytes = 64 * kMiB;
-/// Small, because a block is used up whatever it holds: 256 of them and 40 ms are more than 10 s.
+/// It is small because a block is used up whatever it holds: 256 of them at 40 ms last over 10 s.
 inline constexpr std::uint64_t kLargestBlockBytes = kMiB / 4;
-/// The stall of the reader that a ring rides out whatever the timeout, in milliseconds.
+/// A ring rides out a stall of the reader of this many milliseconds, whatever the timeout.
 inline constexpr std::uint32_t kStallMs = 250;
-/// The retire timeout for a tool that sets none. Stock libpcap has no timeout then, so that packets
-/// on a quiet link stay in an open block until that is full, for hours if need be.
+/// The retire timeout for a program that sets none. Stock libpcap then has no timeout, so that
+/// packets on a quiet link stay in the open block until it is full, for hours if need be.
 inline constexpr std::uint32_t kUnboundedRetireMs = 1000;
 
-/// The longest retire timeout of a handle that drains at the end: a block that is taken whole
+/// The longest retire timeout of a handle that drains at the end: a block that is acquired whole
 /// (pcap_v3_next_block(3)) is handed over after two periods at most.
 inline constexpr std::uint32_t kDrainRetireMs = 40;
 
@@ -46,8 +48,8 @@ struct RingRequest {
   int timeout_ms = 0;                ///< pcap_set_timeout(3PCAP); 0 or less: none.
   bool immediate = false;            ///< pcap_set_immediate_mode(3PCAP).
   std::uint32_t max_retire_ms = 0;   ///< No longer than this, unless set; 0: no such limit.
-  bool drain = false;                ///< The open block is to be had soon at the end.
-  std::uint64_t free_bytes = 0;      ///< Memory that can be had on this machine.
+  bool drain = false;                ///< The open block must be available soon at the end.
+  std::uint64_t free_bytes = 0;      ///< Memory that is available on this host.
   std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.
   std::uint64_t private_bytes = 0;   ///< Of each block, for the program: 0 to kMaxPrivateBytes.
   std::uint32_t page_bytes = 4096;
@@ -62,9 +64,9 @@ struct Geometry {
   std::uint64_t ring_bytes() const { return std::uint64_t{block_bytes} * block_count; }
 };
 
-/// Chooses. What a setting asks for is done to the letter; a tool's request may be exceeded, and
-/// its timeout lengthened, for the sake of kStallMs. False, with a text, only if a setting or the
-/// private area asks for what can't be.
+/// Chooses the shape. Settings are followed to the letter; a program's request may be exceeded, and
+/// its timeout lengthened, for the sake of kStallMs. Returns false, with a text, only if a setting
+/// or the private area asks for the impossible.
 bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& error);
 
 }  // namespace pcapv3

@@ -61,8 +61,8 @@ std::uint64_t largest_of_link(nlmsghdr* message) {
   return largest;
 }
 
-/// Asks for one link, or for all when `index` is 0, and returns the largest size any of them names;
-/// 0 when the kernel does not tell.
+/// Asks for one link, or for all when `index` is 0, and returns the largest size that any of them
+/// reports; 0 when the kernel reports none.
 std::uint64_t largest_of_links(int index) {
   struct {
     nlmsghdr header;
@@ -104,13 +104,14 @@ std::uint64_t free_memory() {
     std::fclose(file);
   }
   if (kib != 0) return std::uint64_t{kib} * 1024;
-  // Without /proc: what is wholly free, without what could be made free.
+  // Without /proc, this is what is wholly free, without what could be reclaimed.
   struct sysinfo info {};
   return sysinfo(&info) == 0 ? std::uint64_t{info.freeram} * info.mem_unit : 0;
 }
 
 bool kernel_is_at_least(unsigned major, unsigned minor) {
-  // Asked for once: not all who ask may make system calls that stock libpcap does not make.
+  // The version is asked for once: not all callers may make system calls that stock libpcap does
+  // not make.
   static std::atomic<unsigned> running{0};
   if (running.load(std::memory_order_relaxed) == 0) {
     utsname name{};

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A filter for a netlink socket: of all that rtnetlink(7) tells of a network namespace's
-// interfaces, it lets through what is of a few of them.
+// A filter for a netlink socket: of all that rtnetlink(7) reports about a network namespace's
+// interfaces, it passes only what concerns a few of them.
 //
-// An interface is known by its number, which it keeps for as long as it is there, or by its name:
-// one of that name may be to come. The kernel runs the filter for each message before it wakes who
-// waits for it (af_netlink.c: do_one_broadcast).
+// An interface is recognized by its ifindex, which it keeps as long as it exists, or by its name,
+// because one of that name may appear later. The kernel runs the filter on each message before it
+// wakes the reader (af_netlink.c: do_one_broadcast).
 #pragma once
 
 #include <linux/filter.h>
@@ -19,9 +19,9 @@ class LinkFilter {
   LinkFilter(const LinkFilter&) = delete;
   LinkFilter& operator=(const LinkFilter&) = delete;
 
-  /// One more interface, up to kMostLinks: by its name, and by its number if that is above 0.
+  /// Adds an interface, up to kMostLinks: by its name, and by its ifindex if that is above 0.
   void add(const char* name, int index);
-  /// The filter for those that were added. What it can't be sure of it lets through.
+  /// Returns the filter for the interfaces added so far. In doubt, it passes a message.
   sock_fprog program();
 
  private:

@@ -44,8 +44,8 @@ void Log::line(const char* format, ...) {
   va_end(args);
   std::size_t end = std::min(static_cast<std::size_t>(length + std::max(more, 0)), kRoom - 1);
   text[end++] = '\n';
-  // One write a line, so that lines of several handles and processes do not mix (O_APPEND). A log
-  // that can't be written must not disturb the capture.
+  // Each line is one write, so that lines of several handles and processes do not mix (O_APPEND). A
+  // log that can't be written must not disturb the capture.
   [[maybe_unused]] const ssize_t written = write(fd_, text, end);
 }
 

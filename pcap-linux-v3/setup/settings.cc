@@ -20,7 +20,7 @@ constexpr std::uint32_t kMaxMs = 60'000;
 
 bool equal(const char* a, const char* b) { return std::strcmp(a, b) == 0; }
 
-/// A whole number of bytes above zero, with K, M, G or T (powers of 1024) behind it or not.
+/// Reads a whole number of bytes above zero, which can end in K, M, G or T (powers of 1024).
 bool parse_bytes(const char* name, const char* value, ByteSetting& setting, ErrorText& error) {
   constexpr char kUnits[] = "KMGT";
   char* end = nullptr;
@@ -34,7 +34,7 @@ bool parse_bytes(const char* name, const char* value, ByteSetting& setting, Erro
       ++end;
     }
   }
-  // strtoull takes a sign and spaces; a number of bytes has neither.
+  // strtoull accepts a sign and spaces; a number of bytes has neither.
   if (*value < '0' || *value > '9' || *end != '\0' || errno != 0 || number == 0 ||
       number > (kMaxBytes >> shift)) {
     return error.set("%s=%s: a number of bytes is wanted, such as 64M or 65536", name, value);
@@ -92,7 +92,7 @@ constexpr const char* kNames[] = {
     "PCAPV3_DRAIN",  "PCAPV3_STATS",  "PCAPV3_BLOCKING", "PCAPV3_DEBUG",
 };
 
-/// The value of the entry "NAME=VALUE"; null if it is another name's.
+/// Returns the value in the entry "NAME=VALUE", or null if the entry has another name.
 const char* value_in(const char* entry, const char* name) {
   const std::size_t length = std::strlen(name);
   return std::strncmp(entry, name, length) == 0 && entry[length] == '=' ? entry + length + 1
@@ -106,20 +106,20 @@ bool is_known(const char* entry) {
   return false;
 }
 
-/// Whether `name` begins with `start`, which is taken off it then.
+/// Returns whether `name` begins with `start`, and if so removes it from `name`.
 bool take_off(std::string_view& name, std::string_view start) {
   if (!name.starts_with(start)) return false;
   name.remove_prefix(start.size());
   return true;
 }
 
-/// Whether `name`, without what it has of the service's name in front, is one of those that tell
+/// Returns whether `name`, from which the service's name was removed, is one of those that say
 /// where a service is: SERVICE_HOST, SERVICE_PORT, SERVICE_PORT_HTTP, PORT, PORT_80_TCP,
 /// PORT_80_TCP_ADDR.
 bool names_place(std::string_view name, const char* value) {
   if (name == "SERVICE_HOST" || name == "SERVICE_PORT") return true;
   if (take_off(name, "SERVICE_PORT_")) return !name.empty();
-  // One letter from PCAPV3_PORTS: what is no address there is rather that, misspelt.
+  // This is one letter from PCAPV3_PORTS: a value that is no address is rather that, misspelt.
   if (name == "PORT") return std::strstr(value, "://") != nullptr;
   if (!take_off(name, "PORT_")) return false;
   std::size_t digits = 0;
@@ -133,9 +133,9 @@ bool names_place(std::string_view name, const char* value) {
          name == "_START" || name == "_END" || name == "_PORT_START" || name == "_PORT_END";
 }
 
-/// Whether a variable, by its name behind PCAPV3_, is what a container platform tells of a service
-/// called "pcapv3", or a name that begins so: Kubernetes of every service in the namespace
-/// (pkg/kubelet/envvars/envvars.go: FromServices), Docker of linked containers
+/// Returns whether a variable, by its name behind PCAPV3_, is one that a container platform sets
+/// for a service called "pcapv3" or a name that begins so. Kubernetes sets them for every service
+/// in the namespace (pkg/kubelet/envvars/envvars.go: FromServices), Docker for linked containers
 /// (daemon/links/links.go: ToEnv).
 bool is_service_link(std::string_view name, const char* value) {
   if (name == "NAME" || name.starts_with("ENV_")) return true;

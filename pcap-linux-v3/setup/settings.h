@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the person who runs a program asks of the library: the environment variables PCAPV3_*.
+// The settings: environment variables PCAPV3_*, by which a user configures the library.
 //
-// They are read once, at pcap_activate(), and turned into values of their own here: nothing points
-// into the environment afterwards, which the program may change at any time. What a value then
-// leads to is decided elsewhere (geometry.h, port.cc, aggregate.cc). pcap-linux-v3(7) documents
-// each of them.
+// They are read once, at pcap_activate(), and copied into values here: nothing points into the
+// environment afterwards, which the program may change at any time. What a value then leads to is
+// decided elsewhere (geometry.h, port.cc, reader_setup.cc). pcap-linux-v3(7) documents each of
+// them.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace pcapv3 {
 
-/// A setting in bytes, and how it was written, for error texts: the start of it, if it is longer.
+/// A setting in bytes, with its text, or the start of that, for error messages.
 struct ByteSetting {
   std::uint64_t bytes = 0;  ///< 0: not set.
   char text[24] = "";
@@ -30,32 +30,31 @@ struct Settings {
   std::uint32_t window_ms = 0;                 ///< PCAPV3_WINDOW; 0: not set.
   FanoutSetting fanout;                        ///< PCAPV3_FANOUT.
   bool drain = true;                           ///< PCAPV3_DRAIN.
-  /// PCAPV3_BLOCKING: whether handles of this program are to have no descriptor to select on. It
-  /// waits on that before each packet, and does without if there is none.
+  /// PCAPV3_BLOCKING: whether handles of this program have no descriptor to select on. Such a
+  /// program waits on the descriptor before each packet, and does without if there is none.
   bool hides_descriptor = false;
 
-  /// Reads what `environment` has, strings "NAME=VALUE" up to a null pointer, for a program called
-  /// `program`. False, with a text that names the variable, its value and what would be right, if
-  /// a value can't be used. PCAPV3_PORTS, PCAPV3_STATS and PCAPV3_DEBUG are for find_setting() at
-  /// the moment when they are wanted.
+  /// Reads the settings from `environment`, strings "NAME=VALUE" up to a null pointer, for a
+  /// program called `program`. Returns false, with a text that names the variable, its value and
+  /// what would be right, if a value can't be used. PCAPV3_PORTS, PCAPV3_STATS and PCAPV3_DEBUG are
+  /// read by find_setting() when they are needed.
   bool read(const char* const* environment, const char* program, ErrorText& error);
 };
 
-/// The value of a setting, in `environment`; null if it is not set, or to nothing, which is as
-/// good.
+/// Returns the value of a setting in `environment`, or null if it is not set or is empty.
 const char* find_setting(const char* const* environment, const char* name);
 
-/// The next entry whose name begins as settings' do and is none; null if there are no more.
-/// `environment` is moved on. What a container platform tells of a service called "pcapv3" is
-/// passed over.
+/// Returns the next entry whose name begins like a setting's but is none, or null if there are no
+/// more, and advances `environment`. Variables that a container platform sets for a service called
+/// "pcapv3" are skipped.
 const char* next_unknown(const char* const*& environment);
 
-/// Whether PCAPV3 asks for stock libpcap. A value that means nothing is left for Settings::read to
-/// filter.
+/// Returns whether PCAPV3 asks for stock libpcap. Settings::read reports an invalid value.
 bool switched_off();
 
-/// The environment settings are read from: empty in secure-execution mode (secure_getenv(3)), where
-/// it comes from somebody with fewer rights than the process has.
+/// Returns the environment that settings are read from. It is empty in secure-execution mode
+/// (secure_getenv(3)), where the environment comes from somebody with fewer rights than the
+/// process.
 const char* const* trusted_environment();
 
 }  // namespace pcapv3

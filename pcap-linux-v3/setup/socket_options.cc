@@ -26,15 +26,15 @@ void SocketOptions::ignore_outgoing(bool ignore) {
 }
 
 void SocketOptions::truncate_at(std::uint32_t bytes) {
-  // A filter that the program has put on the socket by itself stays (its length comes back; one
-  // that can't be read is an error).
+  // A filter that the program itself has attached stays. (The call returns its length; a filter
+  // that can't be read is an error.)
   socklen_t length = 0;
   if (getsockopt(socket_, SOL_SOCKET, SO_GET_FILTER, nullptr, &length) != 0 || length != 0) {
     return;
   }
   sock_filter accept = {BPF_RET | BPF_K, 0, 0, bytes};
   const sock_fprog program = {1, &accept};
-  // Where it fails, the reader cuts.
+  // If this fails, the reader truncates.
   (void)setsockopt(socket_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
