@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// When a port in immediate mode changes over between its two rings (slot_ring.h): to blocks when
-// waking for single packets costs too much, back to frames when it no longer would.
+// ModeSwitch: decides when a port in immediate mode switches between its two rings (slot_ring.h):
+// to blocks when waking for single packets costs too much, back to slots when it no longer would.
 //
-// What costs is to be woken, far more than the packet; a block costs that once for all that is in
-// it. So there is a budget, a fifth of a CPU, and frames are kept to for as long as that pays for
-// them, whatever the packets are. A reader that finds the ring of frames nearly full does not keep
-// up with it; each time counts for much. Back to frames is by packets a second, because with blocks
-// nothing tells how they would have come. The two bounds are far apart, so that no load makes it
-// change over and over; but for one that waits for an answer before it goes on, which is fast only
-// as long as frames are. Where next to nothing comes any more in blocks, cost is no reason for a
-// while. bench/README.md (scenario "sweep") has what they were found by.
+// A wake-up costs far more than a packet, and a block costs one wake-up for all of its packets. So
+// there is a budget, a fifth of a CPU, and the port stays with slots as long as the budget pays for
+// them, whatever the packets are. A reader that finds the ring of slots nearly full does not keep
+// up with it, and each such time counts for much. The switch back depends on packets a second,
+// because blocks do not show how packets would have come one by one. The two bounds are far apart,
+// so that no load makes the port switch over and over. The exception is traffic that waits for an
+// answer before it goes on, which is fast only as long as slots are. So when next to nothing comes
+// in blocks any more, cost is no reason to switch for a while. bench/README.md (scenario "sweep")
+// has the measurements that the bounds come from.
 #pragma once
 
 #include <algorithm>
@@ -19,32 +20,33 @@ namespace pcapv3 {
 
 class ModeSwitch {
  public:
-  /// What a wake-up costs, and a packet, in nanoseconds; and how many times the budget a CPU is.
+  /// The cost of a wake-up and of a packet, in nanoseconds. The budget is a CPU divided by kShare.
   static constexpr std::uint64_t kWakeNs = 10'000;
   static constexpr std::uint64_t kFrameNs = 400;
   static constexpr std::uint64_t kShare = 5;
-  /// What may be spent at once, and what finding the ring full counts for.
+  /// The most that may be spent at once, and the cost that finding the ring full counts for.
   static constexpr std::uint64_t kBurstNs = 1'000'000;
   static constexpr std::uint64_t kFullNs = kBurstNs / 2;
-  /// Packets a second below which frames are better.
+  /// Slots are better below this many packets a second.
   static constexpr std::uint64_t kFewPackets = 10'000;
-  /// How long blocks are kept to after the last of them, in nanoseconds: more than a retire timeout
-  /// in jiffies (before Linux 6.18), so that blocks are not taken for single packets; and how long
-  /// before the first, if the retire timer is precise.
+  /// The port stays with blocks for kHoldNs nanoseconds after the last of them, which is longer
+  /// than a retire timeout in jiffies (before Linux 6.18), so that blocks are not taken for single
+  /// packets; and for kFirstHoldNs before the first of them, if the retire timer is precise.
   static constexpr std::uint64_t kHoldNs = 10'000'000;
   static constexpr std::uint64_t kFirstHoldNs = 3'000'000;
-  /// How long cost is no reason for blocks after they have been kept to for not twice that time.
+  /// If the port stayed with blocks for less than twice kHoldNs, cost is no reason to switch to
+  /// them again for this long.
   static constexpr std::uint64_t kReluctantNs = 1'000'000'000;
 
   explicit ModeSwitch(bool precise_timer)
       : first_hold_ns_(precise_timer ? kFirstHoldNs : kHoldNs) {}
 
-  /// Whether packets are to come in blocks.
+  /// Returns whether packets should come in blocks.
   bool busy() const { return busy_; }
 
-  /// One look at the rings has found `packets` that came the present way by `now_ns`, of any clock;
-  /// `full`: as many frames as fit, nearly. Returns whether it is time to change over, which is
-  /// done then.
+  /// Must be called after each look at the rings, which found `packets` that came by the present
+  /// mode until `now_ns`, of any clock. `full` means that the ring of slots was nearly full. If it
+  /// is time to switch, switches and returns true.
   bool count(std::uint64_t packets, bool full, std::uint64_t now_ns) {
     const std::uint64_t passed = now_ns > last_ns_ ? now_ns - last_ns_ : 0;
     last_ns_ = now_ns;
@@ -66,7 +68,7 @@ class ModeSwitch {
     return true;
   }
 
-  /// After how long without a packet it is time for frames again, when busy().
+  /// Returns how long it takes without a packet until it is time for slots again, when busy().
   std::uint64_t left_ns(std::uint64_t now_ns) const {
     const std::uint64_t until = last_ns_ + level_ns_;
     return until > now_ns ? until - now_ns : 0;

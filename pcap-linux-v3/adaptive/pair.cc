@@ -17,17 +17,17 @@
 namespace pcapv3 {
 namespace {
 
-/// How long a packet is on its way from one ring to the other, but for interrupts.
+/// A packet is under way from one ring to the other for this long at most, apart from interrupts.
 constexpr std::uint64_t kOnItsWayNs = 10'000;
 
-/// Waits until no packet is under way any more that came into a place in the kernel's lists, or met
-/// a filter, that is no more: for an RCU grace period. `socket` is in a group.
+/// Waits for an RCU grace period: after it, no packet is under way any more by an entry of the
+/// kernel's lists, or past a filter, that has been replaced. Requires that `socket` is in a group.
 bool wait_for_grace(int socket) {
-  // Twice: to take a program's place does.
+  // It takes two calls, because only replacing a program waits for the grace period.
   return choose_frames(socket) && choose_frames(socket);
 }
 
-/// What the socket has counted since it was asked last.
+/// Returns what the socket has counted since it was last asked.
 Pair::Counts take_counts(int socket) {
   tpacket_stats stats = {};
   socklen_t length = sizeof(stats);
@@ -38,13 +38,13 @@ Pair::Counts take_counts(int socket) {
 }  // namespace
 
 void Pair::end(int blocks, const Ring& ring, bool wakes) {
-  // Twice, see wait_for_grace().
+  // This takes two calls, see wait_for_grace().
   (void)choose_blocks(blocks);
   (void)choose_blocks(blocks);
   if (wakes) {
     const int kept = ring.keep_one();
     int none = kNone;
-    // The reader may have found out by itself that there are no frames any more.
+    // The reader may have found out by itself that no slots are in use any more.
     if (kept >= 0 && !kept_.compare_exchange_strong(none, kept)) {
       ring.let_go(static_cast<unsigned>(kept));
     }
@@ -68,7 +68,7 @@ Pair::Joining Pair::join(int blocks, SlotRing& frames, const RingPosition& posit
   if (joining != Joining::kDone) {
     state_.fetch_and(~kJoining);
   } else if ((state_.fetch_xor(kJoining | kJoined) & kEnding) != 0) {
-    // Meanwhile another thread has asked for the end, and left it to this one.
+    // Another thread has requested the end meanwhile, and left it to this one.
     end(blocks, position.ring(), true);
   }
   errno = reason;
@@ -80,15 +80,15 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   sock_filter code[BPF_MAXINSNS] = {};
   sock_fprog filter = {BPF_MAXINSNS, code};
   if (!grouped_ && are_in_one_group(blocks, frames.socket())) {
-    // Another process has done it, that was forked from this one or that this one was forked from;
-    // and may have read, nobody knows up to where.
+    // Another process, a child or parent of this one by fork(2), has joined them, and may have read
+    // up to an unknown place.
     (void)choose_blocks(blocks);
     errno = EALREADY;
     return Joining::kFailed;
   }
   if (!get_filter(blocks, filter)) return Joining::kFailed;
   if (!grouped_ && !begin_pair(frames.socket(), loopback, group_)) {
-    // What it says also of an interface that is down (before Linux 6.13).
+    // The kernel returns EINVAL also for an interface that is down (before Linux 6.13).
     return errno == EINVAL ? Joining::kLater : Joining::kFailed;
   }
   grouped_ = true;
@@ -96,7 +96,7 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   unsigned ahead = 0;
   while (ahead < position.block_count() && position.has(ahead)) ++ahead;
   if (ahead >= position.block_count() / 2) {
-    // Less than all of the ring can be used from then on (port.cc: relieve).
+    // Once joined, not all of the ring can be used (two_rings.cc: clear_pressure).
     errno = EBUSY;
     return Joining::kLater;
   }
@@ -105,7 +105,7 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   std::uint64_t joined_ns = 0;
   Counts before;
   if (open_filter(frames.socket(), filter)) {
-    before = take_counts(frames.socket());  // which the blocks have, too
+    before = take_counts(frames.socket());  // these packets are in the blocks, too
     if (frames.came() > frames.frame_count() / 2) {
       errno = EBUSY;
       joining = Joining::kLater;

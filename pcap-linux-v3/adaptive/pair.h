@@ -1,44 +1,48 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What becomes of a port's two rings in immediate mode: not joined yet, joined, or given up. The
-// thread that reads joins them, with its first read; any thread can have them given up.
+// Pair: the state of a port's two rings in immediate mode, which are not joined yet, joined, or
+// given up. The thread that reads joins them with its first read; any thread can request that they
+// be given up.
 //
-// They are joined so late because the program may have plans of its own with the socket that it
+// They are joined this late because the program may have plans of its own for the socket that it
 // gets from pcap_fileno(3PCAP): a group of PACKET_FANOUT, PACKET_IGNORE_OUTGOING, another bind(2).
-// None of that works for a member of a group. Whoever has asked for the socket before the first
-// read keeps one that is in none, and all its packets come by blocks. What asks for a descriptor to
-// wait on only (pcap_get_selectable_fd(3PCAP)) is no reason for that.
+// None of these works for a member of a group. A program that asks for the socket before the first
+// read keeps one that is in no group, and gets all its packets in blocks. A program that only asks
+// for a descriptor to wait on (pcap_get_selectable_fd(3PCAP)) does not cause that.
 //
-// Joining them under traffic. To join, a socket leaves its own place in the list of those that
-// packets are passed to, and gets one in the group's a moment later (af_packet.c: fanout_add, which
-// calls __dev_remove_pack and then __fanout_link): what comes in between is lost to it. So that
-// nothing is lost, and nothing comes twice:
+// The two are joined under traffic. When a socket joins, it leaves its own place in the list of
+// those that packets are passed to, and gets one in the group's a moment later (af_packet.c:
+// fanout_add, which calls __dev_remove_pack and then __fanout_link); it loses what comes in
+// between. These steps make sure that nothing is lost, and nothing comes twice:
 //
-//   1. The ring of frames joins, alone. It is shut by a filter since before it was bound, so that
-//      nothing changes: all packets go to the blocks.
-//   2. Its frames are let go, and it gets the blocks' filter. From here on both get each packet,
-//      the frames first: a group's place in the list is before those that are older (dev.c:
-//      dev_add_pack). If they overflow, the blocks have what they have not.
-//   3. If many frames are full by now, traffic is too dense for this: the frames are shut, and all
-//      that is in them, which the blocks have too, is dropped. Another time. (Nor is it begun with
-//      when many blocks are full: a member that is nearly full gets nothing any more.)
-//   4. The blocks' socket joins. What comes while it is in no list goes to the frames, which are
-//      the group's only member, and have room. After that, packets come by one or the other.
-//   5. An RCU grace period later, nothing is under way any more that still came to the blocks by
-//      their socket's own place. (One replaces a group's program by the same one: af_packet.c:
+//   1. The ring of slots joins, alone. It has had the drop-all filter since before it was bound, so
+//      that nothing changes: all packets go to the blocks.
+//   2. Its slots are released, and it gets the blocks' filter. From here on both get each packet,
+//      the slots first: a group's place in the list is before older ones (dev.c: dev_add_pack). If
+//      the slots overflow, the blocks have what the slots lack.
+//   3. If many slots are full by now, traffic is too dense for this: the ring of slots gets the
+//      drop-all filter, and its packets, which the blocks have too, are dropped. It is tried again
+//      later. (Nor does it begin when many blocks are full: a member that is nearly full gets no
+//      more packets.)
+//   4. The blocks' socket joins. What comes while it is in no list goes to the slots, whose socket
+//      is the group's only member, and which have room. After that, each packet comes by one of the
+//      two.
+//   5. An RCU grace period later, no packet is under way any more to the blocks by their socket's
+//      own place. (Replacing a group's program by the same one waits for one: af_packet.c:
 //      __fanout_set_data_bpf calls synchronize_net.)
-//   6. Each frame that the blocks have a copy of is dropped: one of the same bytes, stamped at the
-//      same time or right after. A copy lies behind what was in the blocks at step 2, and before
-//      the grace period's end; so also what the kernel's open block counts then is looked at, and
-//      is final. A copy is stamped later than its frame, and packets that came before step 2
-//      earlier than any; and what rolls over from the frames once they run full comes some time
-//      after step 4. So packets that are all alike are not taken for each other.
+//   6. Each slot of which the blocks have a copy is dropped: a packet of the same bytes, stamped at
+//      the same time or right after. A copy lies behind what was in the blocks at step 2, and
+//      before the end of the grace period; so the search includes what the kernel's open block
+//      counts by then, which is final. A copy is stamped later than its slot, and packets that came
+//      before step 2 are stamped earlier than any slot; and what rolls over from the slots once
+//      they run full comes some time after step 4. So packets that are all alike are not taken for
+//      each other.
 //
-// Left is this: between 3 and 4 a thread that is held up may have the frames run full. A packet
-// that another CPU is just passing round while the socket joins can then come to the blocks by the
-// old way and by the new one.
+// One case remains: if a thread is held up between 3 and 4, the slots may run full. A packet that
+// another CPU is just passing round while the socket joins can then come to the blocks twice, by
+// the old way and by the new one.
 //
-// A forked process shares the sockets and the rings, but not this: what it asks for is its own
-// request. It does nothing to what is shared.
+// A forked process shares the sockets and the rings, but not this state: what it requests holds for
+// itself only, and changes nothing that is shared.
 #pragma once
 
 #include <atomic>
@@ -54,48 +58,48 @@ class RingPosition;
 
 class Pair {
  public:
-  // Of any thread; none of them waits.
+  // By any thread; only end() waits.
 
-  /// The two are to be given up. Returns whether they are joined, so that the caller is to end()
-  /// them; for the first who asks only.
+  /// Requests that the two be given up. Returns true, to the first caller only, if they are joined:
+  /// that caller must call end().
   bool ask_to_end() {
     const unsigned before = state_.fetch_or(kEnding);
     return (before & (kJoined | kEnding)) == kJoined;
   }
-  /// The program has a descriptor that tells of both. False if it is to have the socket, because it
-  /// has asked for that before and nothing was read by then.
+  /// Notes that the program has a descriptor that stands for both. Returns false if it must get the
+  /// socket instead, because it asked for the socket before anything was read.
   bool watch() { return set_unless_alone(kWatched); }
-  /// Whether the blocks are to be read as if there had never been frames.
-  /// That stays so once it is.
+  /// Returns whether the blocks are read as if there had never been slots. Once true, it stays so.
   bool is_alone() const { return is_alone(state_.load(std::memory_order_relaxed)); }
   bool is_ending() const { return (state_.load(std::memory_order_relaxed) & kEnding) != 0; }
-  /// Whether end() is done: no more frames come.
+  /// Returns whether end() is done: no more packets come in slots.
   bool is_ended() const { return (state_.load(std::memory_order_acquire) & kEnded) != 0; }
   bool is_joined() const { return (state_.load(std::memory_order_relaxed) & kJoined) != 0; }
-  /// In a process that was forked after this was made.
+  /// Returns whether this process was forked after this object was made.
   bool is_others() const { return maker_.is_other(); }
-  /// All packets that come from now on come to the socket `blocks`. With `wakes`, that one calls
-  /// itself readable until stop_waking(), because there may be frames still. Takes the kernel
-  /// milliseconds; may be called by another thread than the one that reads.
+  /// Makes all packets that come from now on go to the socket `blocks`. With `wakes`, that socket
+  /// reports itself readable until stop_waking(), because slots may still hold packets. The call
+  /// takes the kernel milliseconds; it may come from another thread than the one that reads.
   void end(int blocks, const Ring& ring, bool wakes);
 
-  // Of the thread that reads.
+  // By the thread that reads.
 
-  /// Whether both are to be read, which stays so; false if the blocks are alone.
+  /// Returns true if both are read, which then stays so; false if the blocks are alone.
   bool reads_both() {
     return (state_.load(std::memory_order_relaxed) & kRead) != 0 || set_unless_alone(kRead);
   }
   enum class Joining { kDone, kLater, kFailed };
-  /// Packets that have come, and those of them that were dropped.
+  /// The number of packets that came, and how many of them were dropped.
   struct Counts {
     unsigned packets = 0;
     unsigned drops = 0;
   };
-  /// Joins them, as told above; `counts` are the frames' by then, without copies. Else errno tells
-  /// why, the socket `blocks` is in no group, and no packet has come as a frame.
+  /// Joins them, as described above, and sets `counts` to the slots' counts by then, without
+  /// copies. If it returns anything but kDone, errno says why, the socket `blocks` is in no group,
+  /// and no packet has come in a slot.
   Joining join(int blocks, SlotRing& frames, const RingPosition& position, bool loopback,
                Counts& counts);
-  /// There are no frames any more.
+  /// Must be called when no slots are read any more: ends what end() did with `wakes`.
   void stop_waking(const Ring& ring);
 
  private:
@@ -123,7 +127,7 @@ class Pair {
   const Maker maker_;
   std::atomic<unsigned> state_{0};
   std::atomic<int> kept_{kNone};  // the block that makes the socket readable
-  bool grouped_ = false;          // the frames are in a group
+  bool grouped_ = false;          // the slots' socket is in a group
   PairGroup group_;
 };
 

@@ -21,12 +21,13 @@ constexpr std::uint32_t kFewestFrames = 16;
 constexpr std::uint32_t kMostFrames = 64;
 constexpr std::uint32_t kPageBlockBytes = 1 << 20;
 constexpr std::uint32_t kStagedBlockBytes = 1 << 18;
-/// Where the kernel puts the address behind a frame's header, and what is before the packet.
+/// The kernel puts the address behind a slot's header, here; and the packet comes after both.
 constexpr std::uint32_t kFrameAddress = TPACKET_ALIGN(sizeof(tpacket2_hdr));
 constexpr std::uint32_t kFrameHeaderBytes = kFrameAddress + sizeof(sockaddr_ll);
-/// Any status but TP_STATUS_KERNEL keeps the kernel out; this one is not TP_STATUS_USER either.
+/// Any status but TP_STATUS_KERNEL keeps the kernel out; this one does not look like TP_STATUS_USER
+/// either.
 constexpr std::uint32_t kHeldFromTheStart = TP_STATUS_LOSING;
-/// None of the kernel's: a frame that is not to be read.
+/// Marks a slot that must not be read. The kernel does not use this bit.
 constexpr std::uint32_t kDropped = 1u << 16;
 
 std::uint32_t& status_of(std::byte* frame) {
@@ -87,7 +88,7 @@ void SlotRing::unmake() {
 bool SlotRing::make() {
   const int version = TPACKET_V2;
   if (setsockopt(socket_, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0) return false;
-  // A link-layer header lies within 16 bytes and its alignment (af_packet.c: tpacket_rcv).
+  // A link-layer header takes at most 16 bytes and its alignment (af_packet.c: tpacket_rcv).
   constexpr std::uint32_t kHeaders = TPACKET_ALIGN(kFrameHeaderBytes + 16) + 16;
   const auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet_));
   const std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
@@ -168,8 +169,8 @@ unsigned SlotRing::drop_copies(PacketCursor packets, unsigned count, Stamp until
   for (; packets.has_packet(); packets.next()) {
     const PacketView packet = packets.packet();
     if (packet.stamp() < oldest) continue;
-    // The youngest that is older: of frames that are alike, each with its copy right behind it,
-    // that is the one, or there is none.
+    // Where slots are alike, each is stamped right before its copy, so that the newest one that is
+    // older than the packet is the original, or there is none.
     std::byte* found = nullptr;
     unsigned alike = 0;
     for (unsigned i = 0; i < count; ++i) {
@@ -219,14 +220,15 @@ void SlotRing::drop_all() {
 }
 
 unsigned SlotRing::take() {
-  // With a third block out, a merge would take the ring for half full and let packets go too soon.
+  // With a third block in use, a merge would take the ring for half full and deliver packets too
+  // soon.
   const bool has_room = !staged_.is_ours((filling_ + 2) % kBlocks);
   const unsigned taken = has_room && has_frame() ? fill() : 0;
   tell_of_rest();
   return taken;
 }
 
-/// Has the next block look like one that the kernel has opened, with a packet or without: a merge
+/// Makes the next block look like one that the kernel has opened, with or without a packet: a merge
 /// learns from it what can still come.
 void SlotRing::tell_of_rest() {
   tpacket_hdr_v1& header = staged_.block(filling_)->hdr.bh1;
@@ -281,14 +283,14 @@ unsigned SlotRing::fill() {
   return header.num_pkts;
 }
 
-/// Copies a frame to `at`, as a packet in a V3 block, if it has `room` bytes; `bytes` are what it
-/// takes there.
+/// Copies a slot to `at`, as a packet of a V3 block, and sets `bytes` to the bytes that it takes
+/// there. Returns false if these are more than `room`.
 bool SlotRing::stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,
                      std::uint32_t& bytes) const {
   const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
   const std::uint32_t mac = round_up(kPacketHeaderBytes + headroom_, kPacketAlignment);
   const std::uint32_t length = h.tp_snaplen;
-  // What makes no sense makes a packet that makes none: whoever walks the block says so.
+  // A slot that makes no sense becomes a packet that makes none: the walk of the block reports it.
   const bool sound = h.tp_mac >= kFrameHeaderBytes && h.tp_mac <= frame_bytes_ &&
                      length <= frame_bytes_ - h.tp_mac;
   bytes = round_up(mac + (sound ? length : 0), kPacketAlignment);

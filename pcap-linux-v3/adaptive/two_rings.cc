@@ -36,8 +36,8 @@ void TwoRings::begin(int socket, int ifindex, bool cooked) {
 
 bool TwoRings::has_made_frames() {
   if (frames_ == nullptr) return false;
-  // With fewer blocks they are all in somebody's hands too soon: the one being read, the one that
-  // is filled, and one that makes the socket readable (pair.h).
+  // Fewer blocks would all be in use too soon: one is being read, one is being filled, and one
+  // makes the socket readable (pair.h).
   constexpr std::uint32_t kMinBlocks = 4;
   const std::uint32_t blocks = port_.ring().geometry().block_count;
   if (blocks < kMinBlocks) {
@@ -64,7 +64,7 @@ bool TwoRings::open(int socket, WaitSet& wait, ErrorText& error) {
   if (!wait.add(0, socket) || !wait.add(0, frames_->socket())) {
     return error.set("can't wait for %s: %s", port_.device(), std::strerror(errno));
   }
-  // A ring that is full, as that of the frames is now, calls itself readable.
+  // A ring that is full, as the ring of slots is now, reports its socket as readable.
   WaitSet::Events none;
   if (!wait.collect(0, none)) return false;
   wait_ = &wait;
@@ -82,22 +82,22 @@ SlotRing* TwoRings::part_with_frames() {
 void TwoRings::drop_frames() {
   if (frames_ == nullptr) return;
   if (frames_->used()) {
-    port_.host().count(port_.handle());  // the last of its socket's
+    port_.host().count(port_.handle());  // adds its socket's last counts
   } else {
     port_.summarize_frames(false);
     port_.summarize_late(false);
   }
   port_.hold_old_filter(false);
   pair_.stop_waking(port_.ring());
-  // A signal handler that asks for statistics meanwhile finds it whole, or not at all.
+  // A signal handler that asks for statistics meanwhile finds the ring whole, or not at all.
   SlotRing* const frames = std::exchange(frames_, nullptr);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   delete frames;
 }
 
-/// The reader has read them to their end, or never will.
+/// Gives up the slots, which the reader has read to their end, or never will.
 void TwoRings::leave_frames() {
-  // What others wait on as well is not this process's to change.
+  // A forked process must not change the wait set, which the other process waits on, too.
   if (!pair_.is_others()) wait_->remove(frames_->socket());
   merged_.remove(kFrames);
   drop_frames();
@@ -113,13 +113,13 @@ bool TwoRings::begin_read() {
   return both;
 }
 
-/// Has packets of `socket` come by one ring or the other from now on, if it is time to try. False
-/// if that is impossible.
+/// Joins the ring of slots and the ring of `socket`, if it is time to try. Returns false if that is
+/// impossible.
 bool TwoRings::join(int socket) {
   constexpr std::uint64_t kAgainNs = 100 * kNsPerMs;
   const std::uint64_t now_ns = monotonic_ns();
   if (now_ns < joining_ns_) return true;
-  port_.begin_read();  // which may change the filter
+  port_.begin_read();  // this may change the filter
   Pair::Counts counts;
   const Plan& plan = port_.plan();
   const Pair::Joining joining =
@@ -140,9 +140,9 @@ bool TwoRings::join(int socket) {
 }
 
 void TwoRings::use_blocks_only(bool reads) {
-  // What is changed then is the others' who share the sockets, and that is one who has read.
+  // In a forked process, end() would change the sockets that another process shares and has read.
   if (!pair_.ask_to_end() || pair_.is_others()) return;
-  // The socket that the program waits on from now on says nothing of frames.
+  // The socket that the program waits on from now on does not report packets in slots.
   const bool wakes = !reads || (frames_ != nullptr && frames_->has_packets());
   pair_.end(socket_, port_.ring(), wakes);
 }
@@ -158,17 +158,18 @@ Ready TwoRings::ready(bool draining) {
     }
     if (direct_ == nullptr) return merged_.state();
     if (direct_->cursor().corrupt()) return Ready::kCorrupt;
-    // All of it may have been read while the kernel was filling it.
+    // The whole block may have been read while the kernel was filling it.
     if (!direct_->cursor().done()) return Ready::kPackets;
   }
 }
 
-/// Takes frames in, and finds a block that can be read past the merge: the oldest of one ring, when
-/// there is nothing in the other. False if the merge has to be asked.
+/// Takes packets from slots, and finds a block that can be read without the merge: the oldest of
+/// one ring, when the other has nothing. Returns false if the merge is needed.
 bool TwoRings::find_direct(bool draining) {
   RingPosition& blocks = port_.position();
   const Merge& merge = merged_.merge();
-  // Before the frames: what is in the block came after all frames that are not there yet.
+  // This must be asked before the slots are: a packet that comes in a slot afterwards is newer than
+  // those in the block.
   const bool has_block = blocks.has(0);
   if (frames_ != nullptr) {
     take_frames(monotonic_ns());
@@ -218,7 +219,8 @@ const char* TwoRings::drop_corrupt() {
   return text;
 }
 
-/// Frames can be as old as the blocks that the kernel's filter is younger than.
+/// Holds the old filter for packets in slots, which can be older than the kernel's new filter, as
+/// those in blocks can.
 void TwoRings::hold_old_filter() {
   port_.hold_old_filter(frames_ != nullptr && frames_->has_packets());
 }
@@ -238,15 +240,15 @@ bool TwoRings::leave_packets() {
   release_spent();
   release_direct();
   const SlotRing* const frames = frames_;
-  // To be asked before whether it has packets: none comes after that.
+  // This must be asked before whether it has packets: once it is true, no more come.
   const bool frames_ended = frames != nullptr && pair_.is_ended();
-  // The rest of a block can be acquired; but only then is it nobody's.
+  // The rest of a block can be acquired, but only if the merge has no part in that block.
   const bool left = (direct_ != nullptr && direct_ != &port_.position()) || !merged_.is_closed() ||
                     (frames != nullptr && frames->has_packets());
   if (left) return false;
   direct_ = nullptr;
-  // With it goes the block that was kept to make the socket readable (pair.h), which the kernel
-  // can't pass.
+  // This also releases the block that was kept to make the socket readable (pair.h), which the
+  // kernel can't pass.
   if (frames_ended) leave_frames();
   return true;
 }
@@ -269,7 +271,7 @@ void TwoRings::clear_error() {
   }
 }
 
-// ---- Changing over ----
+// ---- Switching modes ----
 
 void TwoRings::take_frames(std::uint64_t now_ns) {
   const unsigned came = frames_->take();
@@ -277,13 +279,13 @@ void TwoRings::take_frames(std::uint64_t now_ns) {
   counters.frames += came;
   if (settled_ || !pair_.is_joined()) return;
   if (pair_.is_ending()) {
-    if (!pair_.is_ended()) return;  // whoever has asked is about it
+    if (!pair_.is_ended()) return;  // the thread that requested it is still at it
     settled_ = true;
     port_.debug().line("%s: no more packets by the ring of frames", port_.device());
     return;
   }
   const bool busy = mode_.busy();
-  if (busy && port_.position().has(0)) return;  // it lags behind: the clock says nothing
+  if (busy && port_.position().has(0)) return;  // the reader lags behind: the clock says nothing
   const bool full = came >= frames_->frame_count() - frames_->frame_count() / 4;
   std::uint64_t packets = came;
   if (busy) {
@@ -306,13 +308,14 @@ void TwoRings::take_frames(std::uint64_t now_ns) {
   }
 }
 
-/// To find the ring of frames full costs the kernel some 0.2 us a packet, and leaves a quarter of
-/// the ring of blocks unused. When that goes on, it is told to ask it no more. Meanwhile nobody
-/// reads: but for the first time, the kernel takes 8 to 20 ms for it at 250 Hz (af_packet.c:
-/// __fanout_set_data_bpf waits for RCU to free the program before), and again to go back.
+/// Finding the ring of slots full costs the kernel some 0.2 us a packet, and leaves a quarter of
+/// the ring of blocks unused. When this goes on, the kernel is told to try that ring no more.
+/// Nothing is read meanwhile: except the first time, the call takes the kernel 8 to 20 ms at 250 Hz
+/// (af_packet.c: __fanout_set_data_bpf waits for RCU to free the previous program), and so does the
+/// way back.
 void TwoRings::consider_blocks_only(std::uint64_t now_ns) {
   constexpr std::uint64_t kAfterNs = 1000 * kNsPerMs;
-  constexpr std::uint64_t kMaxRings = 20;  // filled in that time: one lasts for 50 ms at least
+  constexpr std::uint64_t kMaxRings = 20;  // rings filled in that time: one lasts 50 ms at least
   if (now_ns - busy_since_ns_ < kAfterNs) return;
   const std::uint64_t blocks = port_.counters().blocks;
   bypassed_ = blocks - busy_since_block_ <= kMaxRings * port_.position().block_count() &&
@@ -326,9 +329,10 @@ std::uint64_t TwoRings::left_ns(std::uint64_t now_ns) const {
   return returns ? mode_.left_ns(now_ns) : ~std::uint64_t{0};
 }
 
-/// Has the kernel see that there is room for blocks again. It has noted once that less than a
-/// quarter of the ring was free, and passes on nothing from the ring of frames until poll(2) finds
-/// that there is more (af_packet.c: fanout_demux_rollover, packet_rcv_try_clear_pressure).
+/// Clears the kernel's pressure flag when there is room for blocks again. The kernel sets it when
+/// less than a quarter of the ring is free, and then passes on nothing from the ring of slots until
+/// poll(2) finds that there is more (af_packet.c: fanout_demux_rollover,
+/// packet_rcv_try_clear_pressure).
 void TwoRings::clear_pressure() {
   const bool half_full = port_.position().has(port_.position().block_count() / 2);
   if (!half_full && !pressed_) return;
