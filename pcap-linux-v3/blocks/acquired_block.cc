@@ -32,7 +32,8 @@ void pcap_v3_block::keep(u_char* user, const pcap_pkthdr* header, const u_char* 
   block->got_ = block->cursor_.walked();
 }
 
-/// The next packet does not fit into the block: nothing behind it can be found.
+/// Drops the rest of the block. The next packet does not fit into it, so nothing behind it can be
+/// found.
 int pcap_v3_block::drop_rest() {
   counters_.corrupt += cursor_.left();
   cursor_ = pcapv3::TellingCursor();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A block that the program has acquired: the walk of its packets, what is known of it, and its
-// private area. It has all it needs of its own, such as the plan that its packets are delivered by,
+// private area. It carries all that it needs, such as the plan by which its packets are delivered,
 // so that any thread can walk it, one at a time, also when the handle has changed or is closed.
 //
-// Whose it is, and what happens when it is released, is the pool's (pool.h).
+// The pool (pool.h) decides who has the block, and what happens when it is released.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -31,7 +31,7 @@ struct pcap_v3_block {
 
   const pcap_v3_info& info() const { return info_; }
   /// Calls `callback` for the next `count` packets, or for all that are left if it is 0 or less.
-  /// Returns how many these were, or PCAP_ERROR; the rest of a corrupt block is dropped.
+  /// Returns the number of calls, or PCAP_ERROR; the rest of a corrupt block is dropped.
   int dispatch(int count, pcap_handler callback, u_char* user);
   /// Returns 1 with the next packet, 0 at the end, or PCAP_ERROR.
   int next(const pcap_pkthdr** header, const u_char** bytes);
@@ -55,7 +55,7 @@ struct pcap_v3_block {
   pcapv3::Delivery delivery_;
   pcapv3::Program* program_ = nullptr;
   pcap_v3_info info_{};
-  const tpacket3_hdr* got_ = nullptr;  // by next(); null in a dispatch()
-  pcap_pkthdr header_{};               // what next() returned
+  const tpacket3_hdr* got_ = nullptr;  // what next() returned; null in a dispatch()
+  pcap_pkthdr header_{};               // likewise
   const u_char* bytes_ = nullptr;
 };

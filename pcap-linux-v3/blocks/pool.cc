@@ -9,7 +9,7 @@
 namespace pcapv3 {
 
 BlockPool* BlockPool::create(const Ring& ring, const char* device) {
-  // The memory is malloc's, so that the library needs nothing of a C++ run-time library.
+  // The memory comes from malloc, so that the library needs no C++ run-time library.
   void* memory = std::malloc(sizeof(BlockPool));
   if (memory == nullptr) return nullptr;
   auto* pool = new (memory) BlockPool;
@@ -60,7 +60,7 @@ void BlockPool::release(pcap_v3_block& block) {
   corrupt_.fetch_add(c.corrupt, std::memory_order_relaxed);
   unwalked_.fetch_add(block.cursor_.left(), std::memory_order_relaxed);
   if (block.program_ != nullptr) block.program_->unref();
-  // From here on the block can be acquired anew. The ring is still there: it is its port's, or was
+  // From here on the block can be acquired again. The ring still exists: its port has it, or it was
   // kept for this block.
   Ring::give_back(*block.block_);
   unref();

@@ -23,7 +23,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
       port.release_block();
       return PCAP_ERROR;
     }
-    if (cursor.done()) {  // packets were read to its end
+    if (cursor.done()) {  // its packets have been read to the end
       port.release_block();
       continue;
     }
@@ -44,14 +44,15 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     *block = pool_->acquire(position.index(), cursor, plan, program_, info);
     position.lend();
     port.count_block();
-    // The kernel says so until it is asked for its counts.
+    // The kernel sets this on each block until it is asked for its counts.
     if (losing) port.host().count(port.handle());
     return 1;
   }
   return 0;
 }
 
-/// Has the plan's filter run on a copy of the handle's. False, with a text in the port's error().
+/// Makes the plan's filter, if it has one, run a copy of the handle's program. Returns false, with
+/// a text in the port's error(), if memory is short.
 bool PortBlocks::copy_filter(pcapv3_port& port, Plan& plan) {
   if (plan.filter.run == nullptr) return true;
   if (program_ == nullptr) {

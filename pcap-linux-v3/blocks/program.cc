@@ -8,7 +8,7 @@
 namespace pcapv3 {
 
 Program* Program::copy(const bpf_insn* code, unsigned count) {
-  // The memory is malloc's, so that the library needs nothing of a C++ run-time library.
+  // The memory comes from malloc, so that the library needs no C++ run-time library.
   void* memory = std::malloc(sizeof(Program) + count * sizeof(bpf_insn));
   if (memory == nullptr) return nullptr;
   auto* program = new (memory) Program;

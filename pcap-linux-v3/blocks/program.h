@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A filter's program, shared by all blocks that were acquired while it was the handle's. The handle
-// can get another one, or be closed, while they are walked.
+// Program: a filter's code, shared by all blocks that were acquired while it was the handle's
+// filter. The handle can get another one, or be closed, while they are walked.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -24,7 +24,7 @@ class Program {
  private:
   Program() = default;
   std::atomic<unsigned> references_{1};
-  bpf_insn code_[1];  // and more behind it
+  bpf_insn code_[1];  // the others follow it in memory
 };
 
 }  // namespace pcapv3

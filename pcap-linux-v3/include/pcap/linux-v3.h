@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Blocks: what pcap-linux-v3 offers to programs beyond libpcap. The kernel hands captured packets
- * over in blocks; a program can acquire these as they are, have any thread walk their packets,
- * and release them in any order. Nothing is copied.
+ * The block API: what pcap-linux-v3 offers to programs beyond libpcap. The kernel hands over
+ * captured packets in blocks; a program can acquire these as they are, have any thread walk their
+ * packets, and release them in any order. Nothing is copied.
  *
- * For handles on network interfaces, activated by pcap_activate(3PCAP). Each function has a man
- * page of its name in section 3; pcap-linux-v3(7) tells of the library.
+ * It works on handles on network interfaces that pcap_activate(3PCAP) has activated. Each function
+ * has a man page of its name in section 3; pcap-linux-v3(7) describes the library.
  */
 #ifndef PCAP_LINUX_V3_H
 #define PCAP_LINUX_V3_H
@@ -28,28 +28,28 @@ extern "C" {
 /* A block that the program has acquired and not released. */
 typedef struct pcap_v3_block pcap_v3_block_t;
 
-/* What is known of a block. Later versions can have more at the end. */
+/* What is known of a block. Later versions can have more members at the end. */
 struct pcap_v3_info {
   struct timespec first; /* time stamp of its first packet, and... */
   struct timespec last;  /* ...of its last, in nanoseconds whatever the handle's precision */
   uint64_t sequence;     /* the number of the block on its port, from 1 on */
-  uint32_t packets;      /* in it; a walk can bring fewer */
+  uint32_t packets;      /* the number of packets in it; a walk can return fewer */
   int lost;              /* not 0: packets may be missing before or in it, for want of room */
-  unsigned int port;     /* place of its port in the device's list; 0 if that is no list */
-  int ifindex;           /* of its port; 0 on "any" */
-  const char* interface; /* of its port: the device's name */
+  unsigned int port;     /* the place of its port in the device's list; 0 if that is no list */
+  int ifindex;           /* the interface index of its port; 0 on "any" */
+  const char* interface; /* the name of its port's device */
 };
 
-/* Before activation: whether packets are to have a flow hash. */
+/* Sets whether packets have a flow hash. Must be called before activation. */
 PCAP_V3_API int pcap_v3_set_flow_hash(pcap_t* p, int flow_hash);
 
-/* Before activation: how many bytes of the program's own each block is to have. */
+/* Sets the size of each block's private area. Must be called before activation. */
 PCAP_V3_API int pcap_v3_set_private_size(pcap_t* p, size_t size);
 
-/* Acquires the next block. By the thread that uses the handle. */
+/* Acquires the next block. Must be called by the thread that uses the handle. */
 PCAP_V3_API int pcap_v3_next_block(pcap_t* p, int timeout_ms, pcap_v3_block_t** block);
 
-/* What is done with a block: by any thread, one at a time. */
+/* These work on a block. Any thread can call them, one at a time. */
 PCAP_V3_API const struct pcap_v3_info* pcap_v3_block_info(const pcap_v3_block_t* block);
 PCAP_V3_API int pcap_v3_dispatch_block(pcap_v3_block_t* block, int cnt, pcap_handler callback,
                                        u_char* user);
@@ -58,7 +58,7 @@ PCAP_V3_API int pcap_v3_next_packet(pcap_v3_block_t* block, const struct pcap_pk
 PCAP_V3_API void* pcap_v3_block_private(pcap_v3_block_t* block);
 PCAP_V3_API void pcap_v3_release_block(pcap_v3_block_t* block);
 
-/* Of the packet that was got last from the block. */
+/* These return facts about the packet that the block's walk returned last. */
 PCAP_V3_API uint32_t pcap_v3_packet_hash(const pcap_v3_block_t* block);
 PCAP_V3_API int pcap_v3_packet_ifindex(const pcap_v3_block_t* block);
 
