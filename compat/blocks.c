@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The functions of <pcap/linux-v3.h> that take a handle: what kind of handle it is, and whether it
- * has blocks. Those that take a block are the module's (pcap-linux-v3/blocks/api.cc).
+ * The functions of <pcap/linux-v3.h> that take a handle. They find out what kind of handle it is,
+ * and whether it has blocks. The functions that take a block are the module's
+ * (pcap-linux-v3/blocks/api.cc).
  */
 #include "compat/blocks.h"
 
@@ -21,7 +22,7 @@ static const char* const not_ours =
     "this handle is libpcap's own, not one on a network interface read by TPACKET_V3 "
     "(pcap-linux-v3(7), Stock handles)";
 
-/* What libpcap's own pcap_set_...() functions check first (pcap.c: pcap_check_activated). */
+/* libpcap's own pcap_set_...() functions check this first (pcap.c: pcap_check_activated). */
 static int is_activated(pcap_t* p) {
   if (!p->activated) return 0;
   snprintf(p->errbuf, sizeof(p->errbuf), "can't perform operation on activated capture");

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The handle of one port of a capture on several interfaces: an ordinary handle on one interface
- * (handle.c), made, opened and closed by stock code, that has no reader of its own. What it has
- * more: it can be opened as a cooked socket whatever its interface is, and goes on with another
- * interface of the same name when its own is gone.
+ * The handle of one port of a multi-interface capture: an ordinary handle on one interface
+ * (handle.c), made, opened and closed by stock code, that has no reader of its own. It can do two
+ * things more: it can be opened as a cooked socket whatever its interface is, and it goes on with
+ * another interface of the same name when its own is gone.
  */
 #include "compat/child.h"
 
@@ -22,7 +22,8 @@
 #include "compat/stock.h"
 #include "pcap-int.h"
 
-/* What older kernel headers lack (asm-generic/socket.h of 5.14, linux/sockios.h of 4.10). */
+/* Older kernel headers lack these (they are in asm-generic/socket.h from 5.14, linux/sockios.h from
+ * 4.10). */
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
 #endif
@@ -32,7 +33,8 @@
 
 static struct pcapv3_handle* joined(pcap_t* p) { return pcapv3_handle_of(p); }
 
-/* Whether two sockets are of one network namespace: 1 or 0, or -1 if the kernel does not tell. */
+/* Returns 1 if two sockets are in the same network namespace, 0 if not, and -1 if the kernel does
+ * not say. */
 static int share_namespace(int one, int other) {
   uint64_t cookies[2];
   socklen_t lengths[2] = {sizeof(cookies[0]), sizeof(cookies[1])};
@@ -40,7 +42,7 @@ static int share_namespace(int one, int other) {
       getsockopt(other, SOL_SOCKET, SO_NETNS_COOKIE, &cookies[1], &lengths[1]) == 0) {
     return cookies[0] == cookies[1];
   }
-  /* Before 5.14, and only with CAP_NET_ADMIN (net/socket.c: sock_ioctl). */
+  /* Kernels before 5.14 have only this, which needs CAP_NET_ADMIN (net/socket.c: sock_ioctl). */
   const int spaces[2] = {ioctl(one, SIOCGSKNS), ioctl(other, SIOCGSKNS)};
   struct stat files[2];
   int same = -1;
@@ -54,9 +56,10 @@ static int share_namespace(int one, int other) {
   return same;
 }
 
-/* A socket in a group can't be bound again (af_packet.c: packet_do_bind), so that a port whose
- * interface comes back needs another one; by then there may be no privilege to open it. It is of
- * the network namespace that the thread is in now: the handle's own, while that is activated. */
+/* Opens the spare socket. A socket in a group can't be bound again (af_packet.c: packet_do_bind),
+ * so that a port whose interface comes back needs another one, and by then the process may lack the
+ * privilege to open it. It is in the network namespace that the thread is in now, which is the
+ * handle's own while that is being activated. */
 static void open_spare(pcap_t* p) {
   const int type = pcapv3_stock_state(p).cooked ? SOCK_DGRAM : SOCK_RAW;
   const int fd = socket(PF_PACKET, type | SOCK_CLOEXEC, 0);
@@ -68,11 +71,11 @@ void pcapv3_child_close_spare(pcap_t* p) {
   joined(p)->spare = 0;
 }
 
-/* Another one, by the thread that reads. */
+/* Opens another one. Called by the thread that reads. */
 static void open_next_spare(pcap_t* p) {
   open_spare(p);
   if (joined(p)->spare == 0 || share_namespace(joined(p)->spare, p->fd) == 1) return;
-  pcapv3_child_close_spare(p); /* an interface with the same number there is another one */
+  pcapv3_child_close_spare(p); /* in another namespace the ifindex means another interface */
 }
 
 /* ---- Opening ---- */
@@ -80,7 +83,7 @@ static void open_next_spare(pcap_t* p) {
 pcap_t* pcapv3_child_create(const char* device, pcap_t* multi, char* error) {
   pcap_t* p = pcapv3_handle_create(device, error);
   if (p == NULL) return NULL;
-  /* As pcap_create() does once a handle is there. */
+  /* pcap_create() does the same once it has a handle. */
   if ((p->opt.device = strdup(device)) == NULL) {
     snprintf(error, PCAP_ERRBUF_SIZE, "no memory for a port");
     pcap_close(p);
@@ -116,21 +119,22 @@ void pcapv3_child_restore_filter(pcap_t* p, struct bpf_program* filter) {
 
 /* ---- Coming back ---- */
 
-/* Goes on with the spare socket, on interface `index`, and opens another; 0 if that worked. */
+/* Goes on with the spare socket, on interface `index`, and opens another spare one. Returns 0 if
+ * that worked. */
 static int take_spare(pcap_t* p, int index) {
   struct pcapv3_port* port = joined(p)->port;
-  if (joined(p)->spare == 0) open_next_spare(p); /* which failed before */
+  if (joined(p)->spare == 0) open_next_spare(p); /* this failed before */
   const int spare = joined(p)->spare;
-  /* One that is not up has to be waited for: before Linux 6.13 a socket joins a group only when it
-   * runs (fanout_add), and a spare one that can't is used up. */
+  /* An interface that is not up has to be waited for: before Linux 6.13 a socket can join a group
+   * only when it is running (af_packet.c: fanout_add), and a spare one that can't is used up. */
   if (spare == 0 || !pcapv3_stock_is_up(p, spare) ||
       pcapv3_port_attach_drop_all(port, spare) != 0 || pcapv3_stock_bind(p, spare, index) != 0) {
     return -1;
   }
-  pcapv3_host_ops.count(p); /* the last of the old one's */
+  pcapv3_host_ops.count(p); /* adds the old socket's last counts */
   const int loopback = index == pcapv3_stock_state(p).lo_ifindex;
   const int status = pcapv3_port_replace_socket(port, p->fd, spare, index, loopback);
-  pcapv3_child_close_spare(p); /* which may have a ring */
+  pcapv3_child_close_spare(p); /* it may have a ring */
   open_next_spare(p);
   if (status != 0) return -1;
   pcapv3_stock_show_ring(p);
@@ -147,8 +151,8 @@ int pcapv3_child_bind_again(pcap_t* p) {
   if (pcapv3_port_fans_out(joined(p)->port)) {
     if (take_spare(p, index) != 0) return -1;
   } else {
-    /* An interface that is down is bound to all the same (af_packet.c: packet_do_bind), and read
-     * when it comes up. */
+    /* The socket is bound to the interface even if that is down (af_packet.c: packet_do_bind), and
+     * read when it comes up. */
     const int status = pcapv3_stock_bind(p, p->fd, index);
     if (status != 0 && status != PCAP_ERROR_IFACE_NOT_UP) return -1;
   }

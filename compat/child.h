@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Between the handle on several interfaces (multi.c), the handles of its ports, which are made here
- * (child.c), and what an ordinary handle has of these (handle.c).
+ * The handles of the ports of a multi-interface handle (child.c), as that handle (multi.c) and
+ * ordinary handles (handle.c) use them. No other file includes it.
  */
 #ifndef PCAP_LINUX_V3_COMPAT_CHILD_H
 #define PCAP_LINUX_V3_COMPAT_CHILD_H
@@ -10,38 +10,37 @@
 
 #include "pcap-linux-v3/module.h"
 
-/* Makes a handle for an interface that is read by the handle `multi`. It is activated and closed
- * like any other. NULL, with a text, as pcap_create(3PCAP). */
+/* Makes a handle for an interface that the handle `multi` reads. It is activated and closed like
+ * any other. Returns NULL, with a text, on failure, as pcap_create(3PCAP) does. */
 pcap_t* pcapv3_child_create(const char* device, pcap_t* multi, char* error);
 
-/* To be told before it is activated: whether its packets are to get a LINUX_SLL2 header, whatever
- * the interface is, and the longest retire timeout in milliseconds. */
+/* Sets whether its packets get a LINUX_SLL2 header, whatever the interface is, and the longest
+ * retire timeout in milliseconds. Must be called before the handle is activated. */
 void pcapv3_child_prepare(pcap_t* child, int cooked, unsigned max_retire_ms);
 
-/* The port of an activated handle. */
+/* Returns the port of an activated handle. */
 struct pcapv3_port* pcapv3_child_port(pcap_t* child);
 
-/* Has it filter by `filter` again, or not at all if that is empty, after another filter was set or
- * could not be set. What the kernel refuses now it has refused before, so that it has the old one
- * still. */
+/* Restores `filter`, or no filter if that is empty, after another filter was set or could not be
+ * set. If the kernel refuses `filter` now, it has refused the other one, too, and still has the old
+ * one. */
 void pcapv3_child_restore_filter(pcap_t* child, struct bpf_program* filter);
 
-/* Whether its interface is there no more. Clears the socket's error. */
+/* Returns whether its interface no longer exists. Clears the socket's pending error. */
 int pcapv3_child_is_gone(pcap_t* child);
 
-/* Whether it is of another network namespace than the one that this thread is in, as far as the
- * kernel tells. */
+/* Returns whether it is in another network namespace than this thread, if the kernel says so. */
 int pcapv3_child_is_elsewhere(pcap_t* child);
 
-/* Goes on with another interface of the same name, and the same kind of frames; 0 if there is one.
- * The socket stays, with its ring, its filter and its counts. */
+/* Goes on with another interface of the same name and hardware type. Returns 0 if there is one. The
+ * socket stays, with its ring, its filter and its counts, except in a fan-out group. */
 int pcapv3_child_bind_again(pcap_t* child);
 
 /* ---- For handle.c ---- */
 
-/* The handle is activated, and is a child. */
+/* Must be called when a child has been activated. */
 void pcapv3_child_activated(pcap_t* child);
-/* Closes the socket that it has for an interface that comes back, if it has one. */
+/* Closes the spare socket, which is for an interface that comes back, if there is one. */
 void pcapv3_child_close_spare(pcap_t* child);
 
 #endif

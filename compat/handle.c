@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A handle on one network interface: its operations, which take the place of stock code's once it
- * is activated, and what an activation adds to stock code's own.
+ * A handle on one network interface: its operations, which replace stock code's once it is
+ * activated, and what an activation adds to stock code's own.
  *
- *   - reading packets and blocks: the module's reader.
- *   - immediate mode: stays on V3, with a second socket for single packets.
- *   - fan-out: the socket joins its group.
- *   - closing while the program has blocks: the socket, which these keep, falls silent.
+ *   - Packets and blocks are read by the module's reader.
+ *   - In immediate mode the handle stays on V3, with a second socket for single packets.
+ *   - For fan-out, the socket joins its group.
+ *   - If the handle is closed while blocks are outstanding, the socket, which these keep open, is
+ *     made silent.
  *
- * Where a handle has to be a stock one (PCAPV3=off, monitor mode, CAN, a kernel without a sound
- * V3), none of this applies to it.
+ * None of this applies to a handle that has to be a stock one (PCAPV3=off, monitor mode, CAN, a
+ * kernel without a sound V3).
  */
 #include "compat/handle.h"
 
@@ -41,11 +42,11 @@ static void set_error(pcap_t* p, const char* text) {
 /* ---- Its operations ---- */
 
 static int port_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  pcapv3_dump_run.header = 0; /* in the callback of another read: this one may wait */
+  pcapv3_dump_run.header = 0; /* for a read in another's callback: this one may wait */
   return pcapv3_reader_read(joined(p)->reader, count, callback, user);
 }
 
-/* The reader, if it is this handle's own, delivers as the port says now. */
+/* Makes the reader, if it is this handle's own, deliver by the port's present plan. */
 static void follow(pcap_t* p) {
   if (joined(p)->reader != NULL) pcapv3_reader_follow(joined(p)->reader);
 }
@@ -59,9 +60,9 @@ static int port_setfilter(pcap_t* p, struct bpf_program* filter) {
   int old_blocks = 0;
   const int status = pcapv3_stock_setfilter(p, filter, &old_blocks);
   if (old_blocks != 0) {
-    /* Those that have been handed over, the one that is being filled and, as stock code has it, one
-     * more if packets are coming, since one can have passed the old filter and be stored behind
-     * these. */
+    /* These are the blocks that have been handed over, the one that is being filled and, as in
+     * stock code, one more if packets are coming, since a packet can have passed the old filter and
+     * be stored behind these. */
     const int unfinished = (int)pcapv3_port_unfinished_blocks(joined(p)->port);
     pcapv3_stock_filter_old_blocks(p, unfinished > 1 ? unfinished + 1 : 1);
   }
@@ -92,7 +93,7 @@ static int port_setnonblock(pcap_t* p, int nonblock) {
 }
 
 static int port_stats(pcap_t* p, struct pcap_stat* stats) {
-  /* After a drain the books are closed until the next read. */
+  /* After a drain the statistics are frozen until the next read. */
   if (!pcapv3_port_frozen_stats(joined(p)->port, stats)) return pcapv3_stock_stats(p, stats);
   stats->ps_ifdrop = pcapv3_stock_state(p).interface_dropped;
   return 0;
@@ -104,12 +105,12 @@ static void port_breakloop(pcap_t* p) {
   pcapv3_wake_reader(&joined(p)->breaking);
 }
 
-/* pcap_next(3PCAP) and pcap_next_ex(3PCAP) lend the packet out of its block, which stays the
- * reader's until the next call. But for a block's last packet: while its block is kept, the socket
- * calls itself readable (af_packet.c: packet_poll) and select(2) would not wait. */
+/* pcap_next(3PCAP) and pcap_next_ex(3PCAP) return the packet in its block, which is not released
+ * until the next call. A block's last packet is copied instead: while its block is kept, the socket
+ * reports itself readable (af_packet.c: packet_poll) and select(2) would not wait. */
 static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u_char* bytes) {
   const pcap_t* p = ((struct oneshot_userdata*)user)->pd;
-  /* (The descriptor that is selected on for two rings reports only packets that have come.) */
+  /* (With two rings the descriptor to select on reports only packets that have come.) */
   const struct pcapv3_reader* reader = joined((pcap_t*)p)->reader;
   if (reader != NULL && pcapv3_reader_keeps_packet(reader)) {
     ONESHOT(user, header, bytes);
@@ -124,8 +125,8 @@ static int is_loopback(const pcap_t* p, int index) {
   return index > 0 && index == pcapv3_stock_state(p).lo_ifindex;
 }
 
-/* Begins to make the second ring, which takes the kernel as long as all else in an activation, and
- * goes on meanwhile. */
+/* Begins to make the second ring. This takes the kernel as long as all else in an activation, and
+ * goes on in the background. */
 static void begin_second(pcap_t* p, struct pcapv3_port* port, int cooked) {
   const int fd = socket(PF_PACKET, (cooked ? SOCK_DGRAM : SOCK_RAW) | SOCK_CLOEXEC, 0);
   joined(p)->second_cooked = cooked;
@@ -133,14 +134,14 @@ static void begin_second(pcap_t* p, struct pcapv3_port* port, int cooked) {
   pcapv3_reader_begin_frames(joined(p)->reader, port, fd, pcapv3_stock_index(p, fd), cooked);
 }
 
-/* Makes the second socket in all like the handle's own, and has the two read, which are joined by
- * the first read. Without it, a handle in immediate mode has blocks only. */
+/* Makes the second socket like the handle's own in all respects, and makes the reader read both;
+ * the first read joins them. Without it, a handle in immediate mode has blocks only. */
 static void add_second(pcap_t* p) {
   const struct pcapv3_stock_state stock = pcapv3_stock_state(p);
   struct pcapv3_reader* reader = joined(p)->reader;
   if (!stock.cooked != !joined(p)->second_cooked) {
-    /* It was taken for another kind. This socket is younger than the handle's own: when the
-     * interface has been down, all packets come in blocks (fanout.cc). */
+    /* The guess about the kind of socket was wrong. This new socket is newer than the handle's own:
+     * after the interface has been down, all packets come in blocks (fanout.cc). */
     pcapv3_reader_drop_frames(reader);
     begin_second(p, joined(p)->port, stock.cooked);
   }
@@ -153,7 +154,7 @@ static void add_second(pcap_t* p) {
   p->selectable_fd = pcapv3_reader_descriptor(reader);
 }
 
-/* Has the port's packets read by the handle's own reader. */
+/* Makes the handle's own reader read the port's packets. */
 static void read_port(pcap_t* p, int adapts) {
   struct pcapv3_reader* reader = joined(p)->reader;
   pcapv3_reader_set_port(reader, joined(p)->port, p->fd);
@@ -163,9 +164,9 @@ static void read_port(pcap_t* p, int adapts) {
   if (pcapv3_reader_hides_descriptor(reader, p->opt.timeout)) p->selectable_fd = -1;
 }
 
-/* Here and below: a program's signal handlers run as long as its process lives, and may call any
- * function of a handle that is being closed. They find what they use whole, or not at all: it is
- * taken off the handle first. */
+/* Closes the reader. Here and below, a program's signal handlers run as long as its process lives,
+ * and may call any function of a handle that is being closed. They must find what they use whole,
+ * or not at all, so it is removed from the handle first. */
 static void close_reader(pcap_t* p) {
   struct pcapv3_reader* reader = joined(p)->reader;
   if (reader == NULL) return;
@@ -174,8 +175,8 @@ static void close_reader(pcap_t* p) {
   pcapv3_reader_close(reader);
 }
 
-/* For a program that does more with the handle's socket than this knows of. Any thread may do it.
- */
+/* Uses blocks only from now on, for a program that may do with the handle's socket what the library
+ * can't see. Any thread may call it. */
 static void settle(pcap_t* p) {
   if (p->read_op != port_read || joined(p)->reader == NULL) return;
   pcapv3_reader_use_blocks_only(joined(p)->reader);
@@ -192,13 +193,13 @@ static void leave_port(pcap_t* p) {
 
 /* ---- Its end ---- */
 
-/* Blocks that are still out keep the ring mapped, and that keeps the socket open whatever is closed
- * (af_packet.c: packet_mmap; the mapping holds the file). It is made to cost nobody anything until
- * they are back: nothing comes to it any more, and the interface is rid of it, but for its place in
- * a group of PACKET_FANOUT, which it can't leave. */
+/* Makes the socket silent. Outstanding blocks keep the ring mapped, and the mapping keeps the
+ * socket open whatever is closed (af_packet.c: packet_mmap; the mapping holds the file). Until they
+ * are released, the socket must cost nobody anything: no packet comes to it any more, and it leaves
+ * the interface, except for its place in a group of PACKET_FANOUT, which it can't leave. */
 static void silence(pcap_t* p) {
-  /* What no packet is of, because a protocol of 0 means to keep the present one: "internal only".
-   */
+  /* No packet has this protocol, which is "internal only". A protocol of 0 would mean to keep the
+   * present one. */
   const struct sockaddr_ll nowhere = {.sll_family = AF_PACKET,
                                       .sll_protocol = htons(0x0005 /* ETH_P_SNAP */)};
   pcapv3_stock_attach_drop_all(p);
@@ -214,8 +215,8 @@ static void port_cleanup(pcap_t* p) {
   struct pcapv3_port* port = joined(p)->port;
   pcapv3_wait_for_reader(&joined(p)->breaking);
   if (pcapv3_port_has_outstanding(port) && pcapv3_port_is_sole(port)) silence(p);
-  /* What the kernel counted goes to the summary. Reading clears it, for a forked process too. (A
-   * group's packets that came after the last read are missing elsewhere.) */
+  /* The summary includes what the kernel counted. Reading the counts clears them, for a forked
+   * process, too. (Packets of a group that came after the last read are missing elsewhere.) */
   struct pcap_stat last;
   if (pcapv3_port_wants_summary(port) && pcapv3_port_is_own(port) &&
       (pcapv3_port_fans_out(port) || !pcapv3_port_frozen_stats(port, &last))) {
@@ -233,19 +234,18 @@ static void port_cleanup(pcap_t* p) {
   leave_port(p);
   pcapv3_stock_cleanup(p);
   pcapv3_child_close_spare(
-      p); /* last: it takes the kernel milliseconds, and the group is left by now */
+      p); /* comes last: it takes the kernel milliseconds, and the group has been left by now */
   pcapv3_wait_for_frames(second);
 }
 
 /* ---- Its activation ---- */
 
-/* Why this handle can't have a port; NULL if it can. */
+/* Returns why this handle can't have a port, or NULL if it can. */
 static const char* must_be_stock(const pcap_t* p, const struct pcapv3_port* port) {
   if (p->opt.rfmon) return "monitor mode";
   if (pcapv3_stock_has_broken_v3())
     return "this kernel has no sound TPACKET_V3 (3.19 and later have)";
-  /* A capture on several interfaces has no other way than V3, whatever the kernel's timer is worth.
-   */
+  /* A multi-interface capture can only use V3, however coarse the kernel's timer is. */
   if (p->opt.immediate && joined((pcap_t*)p)->multi == NULL && !pcapv3_port_takes_immediate(port))
     return "immediate mode is to use V2";
   return NULL;
@@ -263,8 +263,8 @@ static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
 static int port_activate(pcap_t* p) {
   if (joined(p)->multi == NULL) pcapv3_multi_forget_not_up();
   if (p->opt.device == NULL) {
-    /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common); stock code reads it.
-     */
+    /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common), but stock code reads
+     * it. */
     set_error(p, "a handle whose activation has failed can't be activated again");
     return PCAP_ERROR;
   }
@@ -285,7 +285,7 @@ static int port_activate(pcap_t* p) {
   joined(p)->immediate = p->opt.immediate;
   if (why == NULL) {
     joined(p)->port = port;
-    p->opt.immediate = 0; /* which is what makes prepare_tpacket_socket() choose V2 */
+    p->opt.immediate = 0; /* else prepare_tpacket_socket() would choose V2 */
   }
   if (pcapv3_port_fans_out(port)) joined(p)->joining = port;
   const int adapts = why == NULL && joined(p)->immediate && joined(p)->multi == NULL &&
@@ -350,7 +350,7 @@ pcap_t* pcapv3_handle_create(const char* device, char* error) {
 int pcapv3_has_port(pcap_t* p) { return p->read_op == port_read; }
 
 int pcapv3_take_block(pcap_t* p, int timeout_ms, struct pcap_v3_block** block) {
-  settle(p); /* frames can't be lent */
+  settle(p); /* packets in slots can't be acquired */
   return pcapv3_reader_acquire(joined(p)->reader, timeout_ms, block);
 }
 

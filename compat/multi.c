@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A handle over several ports: what pcap_create("eth1,eth2") makes.
+ * The multi-interface handle, which pcap_create("eth1,eth2") makes.
  *
- * To a program it is a handle like any other. Here it is one over ordinary handles, one a port,
- * made, opened and closed by stock code: what a program asks of it is passed on to each of them,
- * and what it can ask about is mirrored from them. Reading is the module's
+ * To a program it is a handle like any other. Here it owns one ordinary handle for each port
+ * (child.c), which stock code makes, opens and closes. What a program sets is passed on to each of
+ * them, and what it can ask about is mirrored from them. Reading is left to the module
  * (pcap-linux-v3/reader.h).
  *
- * All ports have one link type: that of their interfaces if these agree, otherwise, or if the
- * program asks for it, LINUX_SLL2, for which they are opened as cooked sockets.
+ * All ports have the same link type. It is that of their interfaces if these agree. Otherwise, or
+ * if the program asks for it, it is LINUX_SLL2, for which they are opened as cooked sockets.
  */
 #include "compat/multi.h"
 
@@ -27,21 +27,21 @@
 
 struct multi {
   struct pcapv3_port_names names;
-  pcap_t* ports[PCAPV3_MAX_PORTS]; /* all there once it is activated */
+  pcap_t* ports[PCAPV3_MAX_PORTS]; /* all of them exist once the handle is activated */
   int cooked;
   int nonblocking;
   int flow_hash;
   size_t private_size;
   struct pcapv3_reader* reader;
-  struct pcapv3_break breaking; /* good until the handle is freed */
+  struct pcapv3_break breaking; /* valid until the handle is freed */
   int closing;
-  struct pcap_stat last;              /* the counts, when it is being closed */
+  struct pcap_stat last;              /* the counts, while it is being closed */
   char names_error[PCAP_ERRBUF_SIZE]; /* why the list of names can't be used */
 };
 
 static struct multi* of(pcap_t* p) { return p->priv; }
 
-/* The handle's error text, with a port's name before it. Long texts are cut off. */
+/* Sets the handle's error text to `text`, with a port's name before it. Truncates long texts. */
 static void set_error(pcap_t* p, const char* port, const char* text) {
   char copy[PCAP_ERRBUF_SIZE];
   snprintf(copy, sizeof(copy), "%s", text);
@@ -51,9 +51,9 @@ static void set_error(pcap_t* p, const char* port, const char* text) {
 
 /* ---- A port that is not up ---- */
 
-/* An activation's status is that of the port, such as programs act on; and what they show is the
- * text of the status. It is to have the port's name for this one, which stock code has no other
- * text for. (Initial-exec: the other ways to have such a variable want a library more.) */
+/* The status of an activation is the port's, because programs act on it, and they show the text of
+ * the status. Stock code has no other text for this status, so its text gets the port's name here.
+ * (Initial-exec, because the other models for such a variable need one more library.) */
 static __thread char not_up[IF_NAMESIZE + 32] __attribute__((tls_model("initial-exec")));
 
 void pcapv3_multi_forget_not_up(void) { not_up[0] = '\0'; }
@@ -84,7 +84,7 @@ static int create_port(pcap_t* p, unsigned i, char* error) {
   return a->ports[i] != NULL ? 0 : PCAP_ERROR;
 }
 
-/* A signal handler that comes meanwhile finds the port whole, or not at all. */
+/* Closes a port. A signal handler that runs meanwhile finds the port whole, or not at all. */
 static void close_port(pcap_t* p, unsigned i) {
   pcap_t* port = of(p)->ports[i];
   if (port == NULL) return;
@@ -97,8 +97,8 @@ static void close_ports(pcap_t* p) {
   for (unsigned i = 0; i < of(p)->names.count; ++i) close_port(p, i);
 }
 
-/* Has the module read the ports that are open now, in place of those that it had or as the first.
- * 0, or an error with its text, and then it has what it had. */
+/* Makes the module read the ports that are open now, in place of those that it had, if any. Returns
+ * 0, or an error with its text; the module then keeps what it had. */
 static int replace_ports(pcap_t* p) {
   struct multi* a = of(p);
   struct pcapv3_port* ports[PCAPV3_MAX_PORTS];
@@ -112,8 +112,8 @@ static int replace_ports(pcap_t* p) {
   return PCAP_ERROR;
 }
 
-/* Opens a port with what the program has set. A status of pcap_activate(3PCAP); below 0 the port is
- * closed again and the handle's error text set. */
+/* Opens a port with what the program has set. Returns a status of pcap_activate(3PCAP). If that is
+ * below 0, the port is closed again and the handle's error text is set. */
 static int activate_port(pcap_t* p, unsigned i) {
   struct multi* a = of(p);
   const char* name = a->names.names[i];
@@ -123,7 +123,7 @@ static int activate_port(pcap_t* p, unsigned i) {
     return PCAP_ERROR;
   }
   pcap_t* port = a->ports[i];
-  /* The setters' checks have been passed on the handle. */
+  /* These values passed the setters' checks on the handle. */
   port->snapshot = p->snapshot;
   port->opt.promisc = p->opt.promisc;
   port->opt.timeout = p->opt.timeout;
@@ -147,7 +147,7 @@ static int activate_port(pcap_t* p, unsigned i) {
   return status;
 }
 
-/* Opens all ports, cooked or not. As activate_port(); below 0 all are closed. */
+/* Opens all ports, cooked or not. Returns what activate_port() returns; below 0, all are closed. */
 static int activate_ports(pcap_t* p, int cooked) {
   struct multi* a = of(p);
   int warning = 0;
@@ -167,12 +167,12 @@ static int activate_ports(pcap_t* p, int cooked) {
       close_ports(p);
       return status;
     }
-    if (status > 0) warning = status; /* with its text */
+    if (status > 0) warning = status; /* its text is set */
   }
   return warning;
 }
 
-/* Whether all ports' packets have the same header. */
+/* Returns whether all ports' packets have the same link-layer header. */
 static int same_link_type(pcap_t* p) {
   const struct multi* a = of(p);
   for (unsigned i = 1; i < a->names.count; ++i) {
@@ -181,7 +181,7 @@ static int same_link_type(pcap_t* p) {
   return 1;
 }
 
-/* Takes over what a program can ask about, from the first port, whose settings all have. */
+/* Copies what a program can ask about from the first port, whose settings all ports have. */
 static void mirror(pcap_t* p) {
   const pcap_t* port = of(p)->ports[0];
   p->linktype = port->linktype;
@@ -194,8 +194,8 @@ static void mirror(pcap_t* p) {
   }
 }
 
-/* The link types to choose from: the interfaces' own, and LINUX_SLL2, whose header tells ports
- * apart. */
+/* Lists the link types to choose from: the interfaces' own, and LINUX_SLL2, whose header
+ * distinguishes ports. */
 static int list_link_types(pcap_t* p) {
   const pcap_t* port = of(p)->ports[0];
   const int own = of(p)->cooked ? 0 : port->dlt_count > 0 ? port->dlt_count : 1;
@@ -237,7 +237,7 @@ static int no_operation(pcap_t* p) {
 }
 
 static int multi_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
-  pcapv3_dump_run.header = 0; /* in the callback of another read: this one may wait */
+  pcapv3_dump_run.header = 0; /* for a read in another's callback: this one may wait */
   return pcapv3_reader_read(of(p)->reader, count, callback, user);
 }
 
@@ -250,8 +250,8 @@ static int multi_inject(pcap_t* p, const void* bytes, int size) {
   return PCAP_ERROR;
 }
 
-/* What a program sets holds for all ports or, if it can't be set on one, for none: those that had
- * got it already get back what they had. */
+/* What a program sets holds for all ports or, if one refuses it, for none: the ports that it was
+ * already set on get their old value back. */
 
 static int multi_setfilter(pcap_t* p, struct bpf_program* filter) {
   struct multi* a = of(p);
@@ -260,7 +260,7 @@ static int multi_setfilter(pcap_t* p, struct bpf_program* filter) {
     return PCAP_ERROR;
   }
   struct bpf_program before = p->fcode;
-  memset(&p->fcode, 0, sizeof(p->fcode)); /* which would be freed */
+  memset(&p->fcode, 0, sizeof(p->fcode)); /* else INSTALL_FILTER() would free it */
   int status = INSTALL_FILTER(p, filter) != 0 ? PCAP_ERROR : 0;
   for (unsigned i = 0; i < a->names.count && status == 0; ++i) {
     if (pcap_setfilter(a->ports[i], &p->fcode) == 0) continue;
@@ -309,8 +309,8 @@ static int set_link_types(pcap_t* p, int link_type) {
   return 0;
 }
 
-/* Opens all ports anew, cooked or not, for packets of `link_type`. If that fails, those that there
- * were stay. */
+/* Opens all ports again, cooked or not, for packets of `link_type`. If that fails, the old ones are
+ * kept. */
 static int change_ports(pcap_t* p, int cooked, int link_type) {
   struct multi* a = of(p);
   pcap_t* before[PCAPV3_MAX_PORTS];
@@ -322,7 +322,7 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
     close_ports(p);
     memcpy(a->ports, before, sizeof(before));
     a->cooked = cooked_before;
-    pcapv3_multi_forget_not_up(); /* no activation, to the program */
+    pcapv3_multi_forget_not_up(); /* to the program, this was no activation */
     return PCAP_ERROR;
   }
   for (unsigned i = 0; i < a->names.count; ++i) pcap_close(before[i]);
@@ -330,7 +330,7 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
   return 0;
 }
 
-/* Changes between the interfaces' own link type and LINUX_SLL2 open the ports anew. */
+/* Sets the link type. A change between the interfaces' own and LINUX_SLL2 opens the ports again. */
 static int multi_set_datalink(pcap_t* p, int link_type) {
   struct multi* a = of(p);
   const int cooked = link_type == DLT_LINUX_SLL2;
@@ -372,7 +372,7 @@ static int multi_stats(pcap_t* p, struct pcap_stat* stats) {
   memset(stats, 0, sizeof(*stats));
   for (unsigned i = 0; i < a->names.count; ++i) {
     struct pcap_stat port;
-    if (a->ports[i] == NULL) continue; /* in a signal handler, while ports are opened anew */
+    if (a->ports[i] == NULL) continue; /* in a signal handler, while ports are opened again */
     if (pcap_stats(a->ports[i], &port) != 0) {
       set_error(p, a->names.names[i], pcap_geterr(a->ports[i]));
       return PCAP_ERROR;
@@ -390,7 +390,7 @@ static void multi_breakloop(pcap_t* p) {
   pcapv3_wake_reader(&of(p)->breaking);
 }
 
-/* What a signal handler may still call while the handle is being closed. */
+/* These are what a signal handler may still call while the handle is being closed. */
 static int no_read(pcap_t* p, int count, pcap_handler callback, u_char* user) {
   (void)count;
   (void)callback;
@@ -418,14 +418,14 @@ static void close_all(pcap_t* p) {
   a->reader = NULL;
   atomic_signal_fence(memory_order_seq_cst);
   pcapv3_reader_close(reader);
-  p->fd = -1; /* the reader's, and closed with it */
+  p->fd = -1; /* it was the reader's, and was closed with it */
 }
 
 static void multi_cleanup(pcap_t* p) {
   struct multi* a = of(p);
   struct pcap_stat last = {0};
   pcapv3_wait_for_reader(&a->breaking);
-  /* Asking clears the kernel's counts, for a forked process too. */
+  /* Reading the kernel's counts clears them, for a forked process, too. */
   if (a->ports[0] != NULL && pcapv3_port_is_own(pcapv3_child_port(a->ports[0]))) {
     (void)multi_stats(p, &last);
   }
@@ -518,7 +518,7 @@ int pcapv3_is_multi(const char* device) {
   return strchr(device, ',') != NULL && if_nametoindex(device) == 0;
 }
 
-/* The time-stamp types that all ports have, but for those by clocks that no two cards share. */
+/* Lists the time-stamp types that all ports have, except of clocks that no two cards share. */
 static int list_stamp_types(pcap_t* p) {
   const struct multi* a = of(p);
   const pcap_t* first = a->ports[0];
@@ -553,7 +553,7 @@ pcap_t* pcapv3_multi_create(const char* device, char* error) {
   p->cleanup_op = cleanup_unactivated;
   struct multi* a = of(p);
   if (pcapv3_read_port_names(device, &a->names, a->names_error) != 0) {
-    a->names.count = 0; /* told by pcap_activate(), as it is of any other name */
+    a->names.count = 0; /* pcap_activate() reports it, as it does for any other name */
     return p;
   }
   for (unsigned i = 0; i < a->names.count; ++i) {
@@ -572,7 +572,8 @@ pcap_t* pcapv3_multi_create(const char* device, char* error) {
 
 /* ---- Devices ---- */
 
-/* As pcap_findalldevs(3PCAP) tells: up and running if one of the ports is. */
+/* Returns the flags of a list, as pcap_findalldevs(3PCAP) documents them: it is up and running if
+ * one of the ports is. */
 static bpf_u_int32 flags_of(struct pcap_if_list* devices, const struct pcapv3_port_names* names) {
   bpf_u_int32 flags = 0;
   int connected = 0;
@@ -602,7 +603,7 @@ int pcapv3_multi_find_devices(struct pcap_if_list* devices, char* error) {
 
 int pcapv3_stock_lookupnet(const char*, bpf_u_int32*, bpf_u_int32*, char*);
 
-/* Such a handle has no network of its own, as "any" has none. */
+/* A list of ports has no network of its own, like "any". */
 int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char* error) {
   if (device == NULL || !pcapv3_is_on() || !pcapv3_is_multi(device)) {
     return pcapv3_stock_lookupnet(device, net, mask, error);
@@ -611,7 +612,7 @@ int pcap_lookupnet(const char* device, bpf_u_int32* net, bpf_u_int32* mask, char
   return 0;
 }
 
-/* A program that has the descriptor of such a handle may wait on it. */
+/* A program that has the descriptor of a multi-interface handle may wait on it. */
 int pcapv3_multi_give_descriptor(pcap_t* p, int descriptor) {
   if (descriptor >= 0 && p->read_op == multi_read) {
     pcapv3_reader_watch_descriptor(of(p)->reader);

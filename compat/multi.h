@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What the handle on several interfaces (multi.c) is to the rest of the seam.
+ * The multi-interface handle (multi.c), as the rest of the seam uses it.
  */
 #ifndef PCAP_LINUX_V3_COMPAT_MULTI_H
 #define PCAP_LINUX_V3_COMPAT_MULTI_H
 
 #include <pcap/pcap.h>
 
-/* Whether a device's name is a list of ports. An interface that is really called so wins. */
+/* Returns whether a device's name is a list of ports, and not the name of an interface. */
 int pcapv3_is_multi(const char* device);
 
-/* As pcap_create_interface() of libpcap, for a list of ports. */
+/* Does for a list of ports what libpcap's pcap_create_interface() does for an interface. */
 pcap_t* pcapv3_multi_create(const char* device, char* error);
 
-/* The text of PCAP_ERROR_IFACE_NOT_UP has the name of a port that was not up, on this thread, until
- * another activation begins. */
+/* Forgets the port that was not up. On the thread that activated it, the text of
+ * PCAP_ERROR_IFACE_NOT_UP has its name until then. Must be called before another activation. */
 void pcapv3_multi_forget_not_up(void);
 
-/* `descriptor`, which a program gets for the handle `p`, whatever kind that is. */
+/* Returns `descriptor`, and notes that the program gets it for the handle `p`, of whatever kind. */
 int pcapv3_multi_give_descriptor(pcap_t* p, int descriptor);
 
-/* The lists that PCAPV3_PORTS has, one after the other; see pcapv3_listed_ports(). Adds
- * them to a list of devices: 0, or -1 with a text. */
+/* Adds the lists that PCAPV3_PORTS has (pcapv3_listed_ports()) to a list of devices. Returns 0, or
+ * -1 with a text. */
 struct pcap_if_list;
 int pcapv3_multi_find_devices(struct pcap_if_list* devices, char* error);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * libpcap's internal names, which 1.10.5 gave a prefix. prepare-libpcap looks which ones a source
- * has.
+ * libpcap's internal names, which 1.10.5 gave a prefix. prepare-libpcap finds out which ones a
+ * source has.
  */
 #ifndef PCAP_LINUX_V3_COMPAT_NAMES_H
 #define PCAP_LINUX_V3_COMPAT_NAMES_H

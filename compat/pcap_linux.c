@@ -4,18 +4,18 @@
  *
  * It includes that file as it is, from libpcap's own source, with a few names and system calls
  * redirected by the preprocessor, and gives the rest of the seam and the module access to what is
- * private there (stock.h, host_ops.h). A handle on a network interface is created, activated,
- * filtered, waited on, injected into and closed by stock code. What the redirected calls do
- * differently, where the handle has a port:
+ * private there (stock.h, host_ops.h). Stock code creates, activates, filters, waits on, injects
+ * into and closes a handle on a network interface. Where the handle has a port, the redirected
+ * calls differ from the originals:
  *
- *   - PACKET_RX_RING, mmap and munmap: the module makes, maps and unmaps the ring, in the shape it
- *     wants. Stock code is told that shape, so that its own walks over the ring stay right.
- *   - SO_ATTACH_FILTER: no moment without packets when a filter is set, and no failure because the
- *     interface has been down.
- *   - fan-out: the socket lets nothing in until it has joined its group.
- *   - PACKET_STATISTICS: asked for with the third counter that V3 has.
+ *   - PACKET_RX_RING, mmap and munmap: the module makes, maps and unmaps the ring, in a shape of
+ *     its own, and reports that shape to stock code, whose own walks over the ring stay right.
+ *   - SO_ATTACH_FILTER: packets keep coming while a filter is set, and setting one does not fail
+ *     because the interface has been down.
+ *   - Fan-out: the socket lets nothing in until it has joined its group.
+ *   - PACKET_STATISTICS: the call also gets the third counter, which V3 has.
  *
- * What a handle with a port does is handle.c's.
+ * The operations of a handle with a port are in handle.c.
  */
 #define _GNU_SOURCE
 #include <config.h>
@@ -51,8 +51,8 @@ const char* pcapv3_stock_lib_version(void);
 
 int pcapv3_stock_find_devices(pcap_if_list_t*, char*);
 
-/* A handle as it is allocated here: libpcap's struct, stock code's private one behind it, and what
- * joins it to the module behind that. */
+/* A handle is allocated in this shape: libpcap's struct, stock code's private one behind it, and
+ * what joins the handle to the module behind that. */
 #define HANDLE_WITH_PORT(stock_type) \
   struct {                           \
     pcap_t handle;                   \
@@ -69,8 +69,8 @@ static void* seam_mmap(pcap_t*, void*, size_t, int, int, int, off_t);
 static int seam_munmap(pcap_t*, void*, size_t);
 static int seam_ioctl(pcap_t*, int, unsigned long, void*);
 
-/* pcap-linux.c has the handle it works on in scope under this name wherever that matters; in the
- * few functions that have none, this one stands for "no handle". */
+/* pcap-linux.c has the handle that it works on in scope under this name wherever that matters. In
+ * the few functions that have none, this variable stands for "no handle". */
 static pcap_t* const handle = NULL;
 #define setsockopt(...) seam_setsockopt(handle, __VA_ARGS__)
 #define getsockopt(...) seam_getsockopt(handle, __VA_ARGS__)
@@ -99,13 +99,13 @@ struct pcapv3_handle* pcapv3_handle_of(pcap_t* p) {
   return &((port_handle*)p)->joined;
 }
 
-/* ---- The system calls that are redirected ---- */
+/* ---- The redirected system calls ---- */
 
-/* Link types whose packets want what the module does not do. */
+/* Returns whether the link type's packets need what the module does not do. */
 int pcapv3_stock_has_own_link_type(const pcap_t* p) { return p->linktype == DLT_CAN_SOCKETCAN; }
 
-/* The port's second socket, once packets come there, which has what the handle's own has; -1 if
- * there is none. */
+/* Returns the port's second socket, or -1 if there is none or no packets come to it yet. It gets
+ * the same options and filter as the handle's own socket. */
 static int second_socket(pcap_t* p) {
   return p != NULL && pcapv3_handle_of(p)->reader != NULL
              ? pcapv3_reader_second_socket(pcapv3_handle_of(p)->reader)
@@ -121,11 +121,12 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
                            socklen_t length) {
   if (p != NULL && pcapv3_has_ring(p) && level == SOL_SOCKET && name == SO_ATTACH_FILTER &&
       value == &total_fcode) {
-    /* set_kernel_filter() keeps all packets out for a moment, so that it can empty the socket's
-     * queue before the new filter. A ring has no use for that: its blocks from before are filtered
-     * by the reader, and the packets of that moment would be lost. Where it can't, it goes on
-     * without. Otherwise it reads from the socket, and gives up if an error is pending there, such
-     * as that the interface was down for a while, which is the next read's to see. */
+    /* set_kernel_filter() attaches this drop-all filter for a moment, so that it can empty the
+     * socket's queue before it sets the new filter. A ring has no use for that: the reader filters
+     * its older blocks, and the packets of that moment would be lost. If the call fails, stock code
+     * goes on without it. If it succeeded, stock code would read from the socket, and give up if an
+     * error is pending there, such as that the interface was down for a while, which the next read
+     * must see. */
     errno = ENOPROTOOPT;
     return -1;
   }
@@ -139,7 +140,8 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
       pcapv3_port_attach_drop_all(pcapv3_handle_of(p)->joining, fd) != 0) {
     return -1;
   }
-  /* create_ring()'s own variable, which it passes as not const and reads the ring's shape from. */
+  /* This is create_ring()'s own variable, which is not const there, and from which it reads the
+   * ring's shape. */
   struct tpacket_req3* request = (struct tpacket_req3*)value;
   if (p == NULL || pcapv3_handle_of(p)->port == NULL || level != SOL_PACKET ||
       name != PACKET_RX_RING || length != sizeof(*request) || request->tp_block_nr == 0 ||
@@ -164,7 +166,7 @@ static int seam_setsockopt(pcap_t* p, int fd, int level, int name, const void* v
   const struct pcapv3_ring ring = pcapv3_port_ring(port);
   request->tp_block_size = ring.block_bytes;
   request->tp_block_nr = ring.block_count;
-  /* One "frame" a block, as create_ring() has it for V3. */
+  /* There is one "frame" in a block, as in create_ring() for V3. */
   request->tp_frame_size = request->tp_block_size;
   request->tp_frame_nr = request->tp_block_nr;
   return 0;
@@ -176,7 +178,8 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
   }
   if (name == PACKET_HDRLEN && *(const int*)value == TPACKET_V3 && pcapv3_handle_of(p)->immediate &&
       pcapv3_stock_has_own_link_type(p)) {
-    /* To init_tpacket(): no such version. A stock handle gets V2 then, as it should. */
+    /* This says to init_tpacket() that there is no such version. A stock handle then gets V2, as it
+     * should. */
     errno = EINVAL;
     return -1;
   }
@@ -197,7 +200,7 @@ static int seam_getsockopt(pcap_t* p, int fd, int level, int name, void* value, 
     }
     pcapv3_port_count(pcapv3_handle_of(p)->port, stats.tp_packets, stats.tp_drops,
                       stats.tp_freeze_q_cnt);
-    /* The shorter struct that the caller wants is the start of this one. */
+    /* The caller's shorter struct is the start of this one. */
     memcpy(value, &stats, *length < sizeof(stats) ? *length : sizeof(stats));
   }
   return status;
@@ -213,20 +216,21 @@ static void* seam_mmap(pcap_t* p, void* at, size_t length, int protection, int f
 
 static int seam_munmap(pcap_t* p, void* at, size_t length) {
   if (p != NULL && pcapv3_has_ring(p) && at == pcapv3_port_ring(pcapv3_handle_of(p)->port).base) {
-    return 0; /* pcapv3_port_close() does */
+    return 0; /* pcapv3_port_close() unmaps it */
   }
   return munmap(at, length);
 }
 
-/* Set while a handle is activated on this thread that is to be cooked. iface_get_arptype() asks
- * without a handle. (Initial-exec: the other ways to have such a variable want a library more.) */
+/* This is set while this thread activates a handle that must be cooked, because iface_get_arptype()
+ * is called without a handle. (Initial-exec, because the other models for such a variable need one
+ * more library.) */
 static __thread int activating_cooked __attribute__((tls_model("initial-exec")));
 
 static int seam_ioctl(pcap_t* p, int fd, unsigned long request, void* argument) {
   (void)p;
   const int status = ioctl(fd, request, argument);
   if (status == 0 && request == SIOCGIFHWADDR && activating_cooked) {
-    /* A type for which setup_socket() takes a cooked socket, without a warning. */
+    /* For this type setup_socket() uses a cooked socket, without a warning. */
     ((struct ifreq*)argument)->ifr_hwaddr.sa_family = ARPHRD_PPP;
   }
   return status;
@@ -234,8 +238,8 @@ static int seam_ioctl(pcap_t* p, int fd, unsigned long request, void* argument) 
 
 /* ---- What the module asks ---- */
 
-/* Whether a filter can be run here with the kernel's outcome: it loads nothing that only the kernel
- * has, such as the packet's direction (linux/filter.h: SKF_AD_OFF), but for VLAN tags. */
+/* Returns whether a userland filter gives the kernel's result: it must not load what only the
+ * kernel has, such as the packet's direction (linux/filter.h: SKF_AD_OFF), except VLAN tags. */
 static int can_run_here(const struct bpf_program* filter) {
   for (u_int i = 0; i < filter->bf_len; ++i) {
     const struct bpf_insn* load = &filter->bf_insns[i];
@@ -276,7 +280,7 @@ static void host_look(pcap_t* p, struct pcapv3_host_view* view) {
   view->own_clock = pcapv3_stock_has_own_clock(p);
 }
 
-/* Waits for nothing, and sees whether the interface is there. */
+/* Checks whether the interface is there, without waiting. */
 static int look_at_once(pcap_t* p) {
   struct pcap_linux* stock = stock_of(p);
   const int poll_timeout = stock->poll_timeout;
@@ -297,16 +301,16 @@ static int host_wait(pcap_t* p) {
   if (p->selectable_fd != -1 || stock->poll_timeout == 0 || stock->timeout <= 0) {
     return pcap_wait_for_frames_mmap(p);
   }
-  /* The program has nothing to select on and relies on the time-out, which stock code leaves to the
-   * ring: then nothing ends a wait on an idle link. Neither a signal nor the event of a break that
-   * is over is an end. */
+  /* The program has nothing to select on and relies on the timeout. Stock code leaves that to the
+   * ring, so that nothing would end a wait on an idle link. Here the timeout ends it; a signal does
+   * not, nor does the event of a break that is over. */
   const long long until = monotonic_ms() + stock->timeout;
   for (;;) {
     struct pollfd events[] = {{.fd = p->fd, .events = POLLIN},
                               {.fd = stock->poll_breakloop_fd, .events = POLLIN}};
     const long long left = until - monotonic_ms();
     const int ready = poll(events, 2, left > 0 ? (int)left : 0);
-    if (ready < 0 && errno != EINTR) return pcap_wait_for_frames_mmap(p); /* which says why */
+    if (ready < 0 && errno != EINTR) return pcap_wait_for_frames_mmap(p); /* it reports why */
     if (ready == 0) return look_at_once(p);
     if (ready > 0 && events[0].revents != 0) return pcap_wait_for_frames_mmap(p);
     if (ready > 0) {
@@ -331,7 +335,7 @@ static int host_check(pcap_t* p) {
   const int status = look_at_once(p);
   if (status != 0) return status;
   if (device_still_exists(p) != 0) {
-    /* What pcap_wait_for_frames_mmap() looks at only when the socket is not readable. */
+    /* pcap_wait_for_frames_mmap() looks at this only when the socket is not readable. */
     if (stock->netdown && pcapv3_stock_is_up(p, p->fd)) {
       stock->netdown = 0;
       p->required_select_timeout = NULL;
@@ -375,7 +379,8 @@ static unsigned host_block_filtered(pcap_t* p) {
 }
 
 static void host_count(pcap_t* p) {
-  /* The part of pcap_stats_linux() that opens no file, which a process may not allow itself. */
+  /* This is the part of pcap_stats_linux() that opens no file, which a process may have forbidden
+   * itself. */
   struct tpacket_stats stats;
   socklen_t length = sizeof(stats);
   if (seam_getsockopt(p, p->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length) != 0) return;
@@ -418,12 +423,12 @@ void pcapv3_stock_cleanup(pcap_t* p) { pcap_cleanup_linux(p); }
 
 int pcapv3_stock_setfilter(pcap_t* p, struct bpf_program* filter, int* old_blocks) {
   struct pcap_linux* stock = stock_of(p);
-  /* Which stock code leaves as it was if the new filter can't run in the kernel, so that it would
-   * be forgotten after so many blocks. */
+  /* Stock code leaves this as it was if the new filter can't run in the kernel, so that the filter
+   * would be forgotten after that many blocks. */
   stock->blocks_to_filter_in_userland = 0;
-  /* Stock code counts the blocks that the kernel may have filled with the old filter on by what it
-   * has not: it looks at one after the other. Of 64 or 1000 that takes longer than all else here
-   * where no page of them has been touched yet. So it sees one only. */
+  /* Stock code counts the blocks that the kernel may have filled with the old filter by subtracting
+   * those that it has not: it looks at one after the other. For 64 or 1000 blocks that takes longer
+   * than all else here if none of their pages has been touched yet. So it sees one block only. */
   p->offset = 0;
   p->cc = 1;
   const int status = pcap_setfilter_linux(p, filter);
@@ -494,19 +499,19 @@ void pcapv3_stock_set_interface(pcap_t* p, int index) { stock_of(p)->ifindex = i
 int pcapv3_stock_has_broken_v3(void) { return has_broken_tpacket_v3(); }
 
 void pcapv3_stock_close_unactivated(pcap_t* p) {
-  /* Which stock code forgets. */
+  /* Stock code forgets to close this. */
   if (stock_of(p)->poll_breakloop_fd != -1) (void)close(stock_of(p)->poll_breakloop_fd);
   CLEAN_UP_COMMON(p);
 }
 
-/* What stock code does with a ring that it has made (create_ring()), as far as it matters. The
- * array of blocks that it walks (pcap_setfilter_linux()) is as long as its first ring: no later one
- * has more blocks, though it may have fewer. */
+/* Does what stock code does with a ring that it has made (create_ring()), as far as it matters. The
+ * array of blocks that it walks (pcap_setfilter_linux()) is as long as its first ring: no later
+ * ring has more blocks, though it may have fewer. */
 void pcapv3_stock_show_ring(pcap_t* p) {
   struct pcap_linux* stock = stock_of(p);
   const struct pcapv3_ring ring = pcapv3_port_ring(pcapv3_handle_of(p)->port);
   stock->mmapbuf = ring.base;
-  /* create_ring() reckons in unsigned int; a ring can be larger than that. */
+  /* create_ring() computes this in unsigned int; a ring can be larger than that. */
   stock->mmapbuflen = (size_t)ring.block_bytes * ring.block_count;
   p->cc = (int)ring.block_count;
   for (unsigned i = 0; i < ring.block_count; ++i) {
@@ -514,7 +519,7 @@ void pcapv3_stock_show_ring(pcap_t* p) {
   }
 }
 
-/* destroy_ring() must not unmap it. */
+/* Hides the ring, which destroy_ring() must not unmap. */
 void pcapv3_stock_hide_ring(pcap_t* p) { stock_of(p)->mmapbuf = NULL; }
 
 int pcapv3_stock_index(const pcap_t* p, int fd) {

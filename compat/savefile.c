@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Writing savefiles: pcap_dump(3PCAP) with one lock at most, and regular files in large pieces. It
- * owns how large a stream's buffer is and when it is written out; opening, headers, errors,
- * positions and flushing stay libpcap's sf-pcap.c (here by other names, see Makefile.am:
- * rename_stocks) and stdio's. A dumper is a FILE and stays one, because programs use it as one.
+ * Writing savefiles: pcap_dump(3PCAP) with one lock at most, and regular files in large pieces.
+ * This file owns how large a stream's buffer is and when it is written out. Opening, headers,
+ * errors, positions and flushing are left to libpcap's sf-pcap.c (here by other names, see
+ * Makefile.am: rename_stocks) and to stdio. A dumper is a FILE and stays one, because programs use
+ * it as one.
  *
  * A regular file that is opened here gets a large buffer. A program that is about to wait must not
- * leave more in it than stock's buffer would hold, and a FILE that may have been closed meanwhile
- * must not be touched, so that nobody can write it out then. Instead the reader of packets tells
- * ahead which ones are followed at once by another that will be dumped to it too (dump_run.h): only
- * those stay in the buffer, when the callback dumps them as it got them. That the next will be
- * dumped is a guess, known from those before it: a callback that has dumped one packet after the
- * other to one file and then stops, turns to another file or breaks off the read
- * (pcap_breakloop(3PCAP), longjmp(3)) leaves what is in the buffer there until anything is dumped
- * to it. Within such a callback there is also more for fork(2) to copy than with stock.
+ * leave more in it than stock's buffer would hold. But a FILE that may have been closed meanwhile
+ * must not be touched, so nobody can write it out at that time. Instead the reader announces which
+ * packets are followed at once by another that will be dumped, too (dump_run.h). Only those stay in
+ * the buffer, if the callback dumps them as it got them. That the next one will be dumped is a
+ * guess, based on those before it. So a callback that has dumped one packet after the other to one
+ * file and then stops, turns to another file or breaks off the read (pcap_breakloop(3PCAP),
+ * longjmp(3)) leaves what is in the buffer there until anything is dumped to that file. In such a
+ * callback there is also more for fork(2) to copy than with stock.
  */
 #define _GNU_SOURCE
 #include <pcap/pcap.h>
@@ -42,19 +43,19 @@ pcap_dumper_t* pcapv3_stock_dump_open_append(pcap_t*, const char*);
 void pcapv3_stock_dump_close(pcap_dumper_t*);
 
 enum {
-  /* A page more than a round number, because a stream is known by it: nobody else's buffer is of
-   * this size. */
+  /* It is a page more than a round number, because our streams are recognized by it: no other
+   * buffer has this size. */
   kLargeBytes = 256 * 1024 + 4096,
-  /* What glibc gives a file on most file systems. */
+  /* The size that glibc gives a file's buffer on most file systems. */
   kStockBytes = 4096,
-  /* To copy a packet this small behind its header costs less than to call fwrite() twice. */
+  /* Copying a packet this small behind its header costs less than calling fwrite() twice. */
   kSmallBytes = 256,
 };
 
 /* ---- Large buffers ---- */
 
-/* A buffer is the stream's until that is closed. Programs may close one by fclose(3), of which
- * nothing is told here: its buffer is freed when another stream comes to lie in the same place. */
+/* A buffer belongs to its stream until that is closed. Programs may close it by fclose(3), which is
+ * not noticed here: the buffer is then freed when another stream gets the same address. */
 struct buffer {
   struct buffer* next;
   const FILE* stream; /* to compare, never to use */
@@ -80,7 +81,7 @@ static struct buffer* take(const FILE* stream) {
   return buffer;
 }
 
-/* Gives a stream that was just opened a large buffer, if it is of a regular file. */
+/* Gives a stream that was just opened a large buffer, if it is a regular file. */
 static pcap_dumper_t* enlarge(pcap_t* p, pcap_dumper_t* dumper) {
   FILE* f = (FILE*)dumper;
   struct stat status;
@@ -89,9 +90,9 @@ static pcap_dumper_t* enlarge(pcap_t* p, pcap_dumper_t* dumper) {
   if (fstat(fileno(f), &status) != 0 || !S_ISREG(status.st_mode)) return dumper;
   struct buffer* buffer = malloc(sizeof(*buffer));
   if (buffer == NULL) return dumper;
-  /* The file's header, unless the file had one already; setvbuf() would write it. The seek ends
-   * writing for glibc, which else would write the header by itself with the first packet
-   * (fileops.c: _IO_new_file_overflow). */
+  /* The buffer holds the file's header, unless the file had one already; setvbuf() would write it
+   * out. The seek makes glibc leave writing mode; otherwise it would write the header separately
+   * with the first packet (fileops.c: _IO_new_file_overflow). */
   const int has_header = __fpending(f) != 0;
   if (has_header) {
     __fpurge(f);
@@ -117,13 +118,13 @@ pcap_dumper_t* pcap_dump_open_append(pcap_t* p, const char* name) {
 }
 
 void pcap_dump_close(pcap_dumper_t* dumper) {
-  /* Before the stream's place can be another's. */
+  /* This must come before another stream can get the same address. */
   struct buffer* buffer = take((const FILE*)dumper);
   pcapv3_stock_dump_close(dumper);
   free(buffer);
 }
 
-/* pcap-savefile(5), in the machine's byte order. */
+/* A packet's record as in pcap-savefile(5), in the host's byte order. */
 struct record {
   bpf_u_int32 seconds;
   bpf_u_int32 fraction;
@@ -132,7 +133,7 @@ struct record {
   u_char bytes[kSmallBytes];
 };
 
-/* Whether another packet follows at once. */
+/* Returns whether another packet follows at once. */
 static int is_followed(const struct pcap_pkthdr* h, const u_char* bytes) {
   struct dump_run* run = &pcapv3_dump_run;
   if ((uintptr_t)h != run->header || bytes <= run->from || bytes >= run->to) return 0;
@@ -140,7 +141,7 @@ static int is_followed(const struct pcap_pkthdr* h, const u_char* bytes) {
   return 1;
 }
 
-/* With the stream locked, and with room for the packet in its buffer. */
+/* Writes a packet to the buffer. Requires that the stream is locked and its buffer has room. */
 static void put(FILE* f, const struct pcap_pkthdr* h, const u_char* bytes) {
   const size_t header = offsetof(struct record, bytes);
   struct record record;
@@ -169,8 +170,8 @@ __attribute__((nonnull(1))) void pcap_dump(u_char* user, const struct pcap_pkthd
   last = f;
   const int alone = IS_ALONE != 0;
   if (!alone) flockfile(f);
-  /* With room for the packet nothing is written to the file here: a thread that is cancelled in
-   * write(2) would leave the stream locked. */
+  /* A packet is put only where the buffer has room, so that nothing is written to the file here: a
+   * thread that is cancelled in write(2) would leave the stream locked. */
   const size_t pending = __fpending(f) + offsetof(struct record, bytes) + h->caplen;
   const int fits = pending <= kLargeBytes && !ferror_unlocked(f);
   if (fits) put(f, h, bytes);
