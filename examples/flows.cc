@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Counts the flows on a network interface: one thread captures, others decode. Shows what blocks
-// are good for (pcap_v3_next_block(3)), and the same by single packets, copied, for comparison. The
-// capture thread leaves a note in each block's private area (pcap_v3_block_private(3)), by which
-// the decoders know how long blocks have waited for them.
+// Counts the flows on a network interface: one thread captures, others decode. It shows what blocks
+// are good for (pcap_v3_next_block(3)) and, for comparison, the same with single packets, which are
+// copied. The capture thread leaves a note in each block's private area (pcap_v3_block_private(3)),
+// from which the decoders know how long the block has waited for them.
 //
 //   flows [-n THREADS] [-p] [-w NS] INTERFACE
 //
-//   -n  decoder threads; 0: the capture thread decodes (1)
+//   -n  the number of decoder threads, by default 1; with 0, the capture thread decodes
 //   -p  hand over packet by packet
-//   -w  work so many nanoseconds more on each packet, as a deeper decoder would
+//   -w  work this many nanoseconds more on each packet, as a deeper decoder would
 //
-// Ends on SIGINT or SIGTERM, with all that came before it counted. If blocks were handed over, it
-// says on standard error how long one has waited at most: a sign of too few threads. Built with
+// It ends on SIGINT or SIGTERM, when all packets that came before it have been counted. If blocks
+// were handed over, it reports on standard error the longest time that one has waited, a sign of
+// too few threads. It is built with
 //
 //   c++ -O2 -std=c++17 flows.cc $(pkg-config --cflags --libs pcap-linux-v3) -pthread
 //
 // The queue between the threads is moodycamel's BlockingConcurrentQueue (Debian:
-// libconcurrentqueue-dev): a header, fast with several consumers, and it grows, so that the capture
-// thread never waits. What is in it is bounded: by blocks there are in the ring, by packets here.
+// libconcurrentqueue-dev). It is a header, fast with several consumers, and it grows, so that the
+// capture thread never waits. Its contents are bounded: the ring limits blocks, and kMostPackets
+// limits packets.
 #include <concurrentqueue/blockingconcurrentqueue.h>
 #include <pcap/linux-v3.h>
 #include <signal.h>
@@ -37,7 +39,7 @@ namespace {
 
 // ---- Decoding ----
 
-/// Who talks to whom: addresses, ports, protocol. Both directions are one flow.
+/// The addresses, ports and protocol of a conversation. Both directions are one flow.
 struct Flow {
   std::array<u_char, 16> low{}, high{};
   std::uint16_t low_port = 0, high_port = 0;
@@ -62,7 +64,7 @@ struct HashFlow {
 
 std::uint16_t read16(const u_char* at) { return static_cast<std::uint16_t>(at[0] << 8 | at[1]); }
 
-/// Finds the flow of an Ethernet frame. False if it is not IP.
+/// Finds the flow of an Ethernet frame. Returns false if it is not IP.
 bool find_flow(const u_char* frame, std::size_t bytes, Flow& flow) {
   std::size_t at = 12;
   while (at + 6 <= bytes && (read16(frame + at) == 0x8100 || read16(frame + at) == 0x88a8)) at += 4;
@@ -102,7 +104,7 @@ std::uint64_t now_ns() {
          static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-/// What one thread has seen.
+/// Decodes packets, and counts what one thread has seen.
 class Decoder {
  public:
   explicit Decoder(std::uint64_t work_ns) : work_ns_(work_ns) {}
@@ -116,7 +118,7 @@ class Decoder {
     while (now_ns() - start < work_ns_) {
     }
   }
-  /// A pcap_handler.
+  /// The pcap_handler. Its user argument is user().
   static void on_packet(u_char* decoder, const pcap_pkthdr* header, const u_char* bytes) {
     reinterpret_cast<Decoder*>(decoder)->decode(*header, bytes);
   }
@@ -130,7 +132,7 @@ class Decoder {
   }
   unsigned long long packets() const { return packets_; }
   std::size_t flows() const { return flows_.size(); }
-  /// The longest that a block has waited.
+  /// Returns the longest time that a block has waited.
   std::uint64_t longest_ns() const { return longest_ns_; }
 
  private:
@@ -144,13 +146,13 @@ class Decoder {
 
 [[noreturn]] void give_up(const char* text) {
   std::fprintf(stderr, "flows: %s\n", text);
-  std::_Exit(EXIT_FAILURE);  // whatever threads there are
+  std::_Exit(EXIT_FAILURE);  // ends all threads at once
 }
 
 moodycamel::BlockingConcurrentQueue<pcap_v3_block_t*> blocks;
 
-/// What the capture thread notes for whoever decodes the block. It lies in the block, so that the
-/// queue has to carry nothing else.
+/// The capture thread's note for the thread that decodes the block. It lies in the block, so that
+/// the queue has to carry nothing else.
 struct Note {
   std::uint64_t queued_ns;
 };
@@ -168,7 +170,7 @@ void decode_blocks(Decoder& decoder) {
   }
 }
 
-/// Until a break. With no threads to hand over to, `decoder` gets the packets.
+/// Captures until a break. If there are no threads to hand over to, `decoder` gets the packets.
 void capture_blocks(pcap_t* handle, unsigned threads, Decoder& decoder) {
   for (;;) {
     pcap_v3_block_t* block = nullptr;
@@ -186,7 +188,7 @@ void capture_blocks(pcap_t* handle, unsigned threads, Decoder& decoder) {
   }
 }
 
-/// A copied packet, its bytes behind it.
+/// A copied packet. Its bytes follow it in memory.
 struct Packet {
   pcap_pkthdr header;
   u_char* bytes() { return reinterpret_cast<u_char*>(this + 1); }
@@ -220,7 +222,8 @@ void capture_packets(pcap_t* handle, unsigned threads, Decoder& decoder) {
     const int status = pcap_dispatch(handle, -1, callback, decoder.user());
     if (status == PCAP_ERROR_BREAK) return;
     if (status == PCAP_ERROR) give_up(pcap_geterr(handle));
-    // Decoders that don't keep up are waited for: the ring holds what comes, or drops it.
+    // This waits for decoders that don't keep up. Meanwhile packets stay in the ring, or are
+    // dropped.
     while (packets.size_approx() > kMostPackets) usleep(100);
   }
 }
@@ -271,7 +274,7 @@ int main(int argc, char** argv) {
   std::fprintf(stderr, "flows: capturing\n");
   (by_packet ? capture_packets : capture_blocks)(handle, threads, decoders[0]);
 
-  // One for each thread, behind all the others.
+  // A null pointer behind all the others ends each thread.
   for (unsigned i = 0; i < threads; ++i)
     by_packet ? packets.enqueue(nullptr) : blocks.enqueue(nullptr);
   for (std::thread& thread : running) thread.join();

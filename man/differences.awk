@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Makes pcap-linux-v3-differences(7), "what differs from stock libpcap, and why", of
-# tests/fidelity/differences, which tests/fidelity/fidelity.test holds against what libpcap really
-# does: so the page can't go stale. Run by make, with `release` set to the project's name and version.
-# An entry that is not fit for readers is an error.
+# Makes pcap-linux-v3-differences(7), "what differs from stock libpcap, and why", from
+# tests/fidelity/differences. tests/fidelity/fidelity.test compares that file with what libpcap
+# really does, so the page can't go stale. make runs this script, with `release` set to the project's
+# name and version. An entry that is not fit for readers is an error.
 
 function fail(text) {
   print FILENAME ": " text >"/dev/stderr"
@@ -10,8 +10,8 @@ function fail(text) {
   exit 1
 }
 
-# As roff has it: no line begins with a control character, `such words` are bold, and so are names of
-# functions.
+# Returns the text as roff: no line begins with a control character, `such words` are bold, and so
+# are names of functions.
 function roff(text) {
   gsub(/\\/, "\\e", text)
   gsub(/-/, "\\-", text)
@@ -59,9 +59,9 @@ END {
   print "A program should not be able to tell\n.BR pcap\\-linux\\-v3 (7)\nfrom the libpcap whose place it takes."
   print "The project's tests play about ninety scenarios, from opening a handle to closing it, with this"
   print "library, with the same library and \\fBPCAPV3=off\\fP, and with the distribution's libpcap, and"
-  print "compare what a program can see. This page lists everything in which they are meant to differ."
-  print "It is made of the list that the tests use, which fail when there is a difference that is not in"
-  print "it, and also when one in it is gone."
+  print "compare what a program can see. This page lists all intended differences."
+  print "It is made from the list that the tests use. They fail when they find a difference that is not"
+  print "in the list, and when a difference in the list is gone."
   print ".PP\nWhat can be set, and what is chosen where libpcap leaves the choice (sizes, timeouts), is in"
   print ".BR pcap\\-linux\\-v3 (7).\n\\fBPCAPV3=off\\fP gives stock behaviour back."
   for (i = 1; i <= count; ++i) {

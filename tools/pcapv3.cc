@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// pcapv3, the launcher: runs a program with the library preloaded.
+// pcapv3, the launcher: it runs a program with the library preloaded.
 //
-// It owns finding the library, putting it into LD_PRELOAD, and refusing with a reason where the
-// dynamic loader would ignore that. It becomes the program (exec), so the exit status and the
-// signals are the program's own. With --fanout it starts the program several times instead, in a
-// fan-out group that no other launcher uses, and ends them together. What the library then does,
-// and its other settings (PCAPV3_*), is left to the library; whether the program uses libpcap at
-// all is left to the program.
+// It finds the library, puts it into LD_PRELOAD, and refuses with a reason where the dynamic loader
+// would ignore that. It becomes the program (exec), so the exit status and the signals are the
+// program's own. With --fanout it instead starts the program several times, in a fan-out group that
+// no other launcher uses, and ends them together. What the library then does, and its other
+// settings (PCAPV3_*), are left to the library; whether the program uses libpcap at all is left to
+// the program.
 
 #include <elf.h>
 #include <endian.h>
@@ -50,7 +50,7 @@ namespace fs = std::filesystem;
 namespace pcapv3 {
 namespace {
 
-// As env(1) has them.
+// The exit statuses from 125 on are those of env(1).
 constexpr int kExitUsage = 2;
 constexpr int kExitRefused = 125;
 constexpr int kExitCannotRun = 126;
@@ -73,15 +73,15 @@ constexpr std::string_view kHelp =
     "was not found.\n"
     "See pcapv3(1), and pcap-linux-v3(7) for the settings.\n";
 
-// The name starts with 00 as the first folder wins, and the distribution's own files are named by
-// architecture (aarch64-linux-gnu.conf).
+// The name starts with 00 because the first folder wins, and the distribution's own files are named
+// by architecture (aarch64-linux-gnu.conf).
 constexpr std::string_view kInstalledRemedy =
     "What works instead: make the library the program's libpcap. After \"make install\", as root:\n"
     "  echo '" PCAPV3_LIBDIR
     "' > /etc/ld.so.conf.d/00-pcap-linux-v3.conf\n"
     "  ldconfig";
 
-// Ends the launcher with a status and a text; main reports it.
+// Thrown to end the launcher with a status and a text, which main reports.
 class Failure : public std::runtime_error {
  public:
   Failure(int status, const std::string& text) : std::runtime_error(text), status_(status) {}
@@ -102,13 +102,13 @@ void print(std::string_view text) {
   }
 }
 
-// The launcher's own folder; empty if it can't be told.
+// Returns the launcher's own folder, or an empty path if it is unknown.
 fs::path own_folder() {
   std::error_code ignored;
   fs::path self = fs::read_symlink("/proc/self/exe", ignored);
   if (self.empty()) {
-    // Without /proc: the path that execve(2) was given, which the kernel hands on (fs/binfmt_elf.c:
-    // create_elf_tables).
+    // Without /proc, this is the path that execve(2) was given, which the kernel passes on
+    // (fs/binfmt_elf.c: create_elf_tables).
     const unsigned long path = getauxval(AT_EXECFN);
     // NOLINTNEXTLINE(performance-no-int-to-ptr): getauxval(3) returns addresses as numbers.
     if (path != 0) self = fs::canonical(reinterpret_cast<const char*>(path), ignored);
@@ -116,7 +116,8 @@ fs::path own_folder() {
   return self.parent_path();
 }
 
-// The library beside the launcher is that of a build tree; the other one is installed.
+// Returns the library beside the launcher, which is that of a build tree, or else the installed
+// one.
 fs::path find_library() {
   std::error_code ignored;
   std::string looked;
@@ -129,8 +130,8 @@ fs::path find_library() {
   throw Failure(kExitRefused, "there is no library. Looked for:" + looked);
 }
 
-// The first bytes of a file, as many as the kernel looks at to decide how to run it
-// (BINPRM_BUF_SIZE), filled up with zeros as there. None: the file can't be read.
+// Returns the first bytes of a file, as many as the kernel looks at to decide how to run it
+// (BINPRM_BUF_SIZE), padded with zeros as in the kernel; none if the file can't be read.
 std::optional<std::string> read_head(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
   if (!in) return std::nullopt;
@@ -147,7 +148,7 @@ std::optional<ElfW(Ehdr)> parse_elf(const std::string& head) {
   return header;
 }
 
-// For a header of this machine's own class only.
+// Requires a header of the host's own class.
 bool has_interpreter(const fs::path& file, const ElfW(Ehdr) & header) {
   std::ifstream in(file, std::ios::binary);
   for (unsigned i = 0; i < header.e_phnum; ++i) {
@@ -164,7 +165,7 @@ bool is_executable(const fs::path& file) {
   return fs::is_regular_file(file, ignored) && euidaccess(file.c_str(), X_OK) == 0;
 }
 
-// What execvp would run for this name; none if it would fail.
+// Returns what execvp would run for this name; none if it would fail.
 std::optional<fs::path> find_program(const std::string& name) {
   if (name.find('/') != std::string::npos) {
     return is_executable(name) ? std::optional<fs::path>(name) : std::nullopt;
@@ -179,8 +180,9 @@ std::optional<fs::path> find_program(const std::string& name) {
   return std::nullopt;
 }
 
-// Whether the kernel would take capabilities for this user from the file: its effective flag, or
-// anything that ends up permitted (bprm_caps_from_vfs_caps in security/commoncap.c).
+// Returns whether the kernel would take capabilities for this user from the file: because of its
+// effective flag, or of anything that ends up permitted (bprm_caps_from_vfs_caps in
+// security/commoncap.c).
 bool grants_capabilities(const fs::path& file) {
   vfs_cap_data caps{};
   vfs_ns_cap_data stored{};  // revision 3: revision 2 and a user ID
@@ -199,10 +201,10 @@ bool grants_capabilities(const fs::path& file) {
   return false;
 }
 
-// Why the kernel would start this file in secure-execution mode, where ld.so(8) ignores a preloaded
-// path; empty if it would not. The rule is that of cap_bprm_creds_from_file (security/commoncap.c)
-// and bprm_fill_uid (fs/exec.c): what counts is the effective IDs that result against the caller's
-// real ones, and capabilities unless the caller's real user is root.
+// Returns why the kernel would start this file in secure-execution mode, where ld.so(8) ignores a
+// preloaded path, or an empty text if it would not. The rule is that of cap_bprm_creds_from_file
+// (security/commoncap.c) and bprm_fill_uid (fs/exec.c): it compares the resulting effective IDs
+// with the caller's real ones, and looks at capabilities unless the caller's real user is root.
 std::string secure_execution_reason(const fs::path& file) {
   struct stat status {};
   struct statvfs mount {};
@@ -210,7 +212,7 @@ std::string secure_execution_reason(const fs::path& file) {
   const bool may_raise = (mount.f_flag & ST_NOSUID) == 0;
   const bool may_set_ids = may_raise && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1;
   const bool sets_user = may_set_ids && (status.st_mode & S_ISUID) != 0;
-  // Without group execution the bit once meant mandatory locking, and sets no ID.
+  // Without group execution the bit once meant mandatory locking, and it sets no ID.
   constexpr mode_t kSetGroup = S_ISGID | S_IXGRP;
   const bool sets_group = may_set_ids && (status.st_mode & kSetGroup) == kSetGroup;
 
@@ -230,13 +232,13 @@ std::string secure_execution_reason(const fs::path& file) {
   return {};
 }
 
-// The program that runs a file which is no ELF; none if it can't be told.
+// Returns the program that runs a file which is no ELF; none if it is unknown.
 std::optional<fs::path> find_interpreter(const std::string& head) {
-  std::string interpreter = "/bin/sh";  // what execvp takes when the kernel knows no way (ENOEXEC)
+  std::string interpreter = "/bin/sh";  // execvp runs this when the kernel can't (ENOEXEC)
   if (!head.starts_with("#!")) return interpreter;
   std::istringstream words(head.substr(2, head.find_first_of(std::string_view("\n\0", 2)) - 2));
   if (!(words >> interpreter) || fs::path(interpreter).filename() != "env") return interpreter;
-  // env only passes LD_PRELOAD on. NAME is its first word that is no option and no assignment.
+  // env only passes LD_PRELOAD on. The program is its first word that is no option or assignment.
   for (std::string word; words >> word;) {
     if (word[0] != '-' && word.find('=') == std::string::npos) return find_program(word);
   }
@@ -250,7 +252,7 @@ void require_preloadable(const fs::path& file, const std::string& subject,
   const std::optional<std::string> head = read_head(file);
   const std::optional<ElfW(Ehdr)> elf = head ? parse_elf(*head) : std::nullopt;
   if (head && !elf) {
-    // Set-ID bits and capabilities of a script mean nothing, only those of its interpreter.
+    // A script's set-ID bits and capabilities mean nothing; those of its interpreter count.
     const std::optional<fs::path> interpreter = find_interpreter(*head);
     if (interpreter && depth < 5) {
       const std::string what = interpreter->string() + ", the interpreter of " + subject;
@@ -266,7 +268,7 @@ void require_preloadable(const fs::path& file, const std::string& subject,
                "secure-execution mode).\n",
            std::string(kInstalledRemedy));
   }
-  if (!elf) return;  // may be run but not read: all that can be told was told
+  if (!elf) return;  // it may be run but not read: nothing more can be checked
   if (std::memcmp(elf->e_ident + EI_CLASS, library.e_ident + EI_CLASS, 2) != 0 ||  // and EI_DATA
       elf->e_machine != library.e_machine) {
     const bool is_32_bit = elf->e_ident[EI_CLASS] == ELFCLASS32;
@@ -287,7 +289,8 @@ void require_preloadable(const fs::path& file, const std::string& subject,
   }
 }
 
-// tshark and wireshark leave the capture to dumpcap, from their own folder.
+// Throws if the library can't be preloaded into dumpcap, to which tshark and wireshark leave the
+// capture, and which they take from their own folder.
 void require_capture_child(const fs::path& program, const ElfW(Ehdr) & library) {
   const std::string name = program.filename();
   if (name != "tshark" && name != "wireshark") return;
@@ -299,11 +302,11 @@ void require_capture_child(const fs::path& program, const ElfW(Ehdr) & library) 
                       library);
 }
 
-// What is preloaded besides: a library beside ours that has nothing in it but needs the names that
-// ours has not got as its soname, such as libpcap.so, and finds them as links to ours. The dynamic
-// loader knows ours by these names from then on (glibc's elf/dl-load.c: _dl_map_object_from_fd adds
-// the name to what it has from the same file), so that a program that loads libpcap by one of them
-// gets no other one. None if it is not there.
+// Returns a library beside ours that is preloaded as well; none if it is not there. It is empty,
+// but needs libraries by the names that are not our soname, such as libpcap.so, and finds them as
+// links to ours. From then on the dynamic loader knows ours by these names (glibc's elf/dl-load.c:
+// _dl_map_object_from_fd adds the name to what it has from the same file), so that a program that
+// loads libpcap by one of them gets ours.
 std::optional<fs::path> find_names(const fs::path& library) {
   const fs::path folder = library.parent_path() / "names";
   std::error_code ignored;
@@ -312,9 +315,9 @@ std::optional<fs::path> find_names(const fs::path& library) {
   return fs::is_regular_file(names, ignored) ? std::optional<fs::path>(names) : std::nullopt;
 }
 
-// Has the dynamic loader preload the library into the program that these words run. Returns what to
-// give to execvp: the very file that was tested; or the name, for execvp to say what is wrong with
-// it.
+// Makes the dynamic loader preload the library into the program that these words run. Returns what
+// to pass to execvp: the very file that was tested; or the name, so that execvp reports what is
+// wrong with it.
 std::string prepare(char** arguments) {
   const fs::path library = find_library();
   if (library.string().find_first_of(" :") != std::string::npos) {
@@ -351,15 +354,15 @@ std::string prepare(char** arguments) {
                 std::string("can't run '") + arguments[0] + "': " + std::strerror(error));
 }
 
-// ---- Several of them
+// ---- Several programs
 
 constexpr int kMostMembers = 256;
 
-// What ends a program by hand or by its terminal; passed on to all.
+// The signals by which a user or a terminal ends a program. They are passed on to all programs.
 constexpr int kPassedOn[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 
-// A group's number that no other launcher in this network namespace has, for as long as this one
-// runs: a name that is bound to a socket is the kernel's way to say so, and no file is left behind.
+// A group number that no other launcher in this network namespace has while this one runs. It is
+// reserved by binding a socket to a name made of it, which leaves no file behind.
 class GroupNumber {
  public:
   GroupNumber() {
@@ -370,7 +373,7 @@ class GroupNumber {
       number_ = kFirst + (getpid() + i) % kCount;
       sockaddr_un address{};
       address.sun_family = AF_UNIX;
-      // The zero byte in front makes it a name of its own, not a path (unix(7)).
+      // The zero byte in front makes it an abstract name, not a path (unix(7)).
       const std::string name = "pcapv3-fanout-" + std::to_string(number_);
       std::copy(name.begin(), name.end(), address.sun_path + 1);
       const auto length = offsetof(sockaddr_un, sun_path) + 1 + name.size();
@@ -393,7 +396,7 @@ class GroupNumber {
   int number_ = 0;
 };
 
-// Puts the number where there is a %d. Other uses of % are the program's.
+// Returns the word with the number in place of each %d. Other uses of % are the program's.
 std::string numbered(std::string_view word, int number) {
   std::string result;
   for (std::size_t at = 0; at < word.size(); ++at) {
@@ -410,14 +413,14 @@ std::string numbered(std::string_view word, int number) {
   return result;
 }
 
-// The programs under way, from their start to their common end.
+// The running programs, from their start to their common end.
 class Members {
  public:
-  // Starts them. None of them gets a signal before all are there.
+  // Starts them. None of them gets a signal before all have been started.
   Members(const std::string& program, char** arguments, int count) {
     sigemptyset(&awaited_);
-    // Also those that are ignored here, as by nohup(1) or by a shell's &: the programs inherit
-    // that, and what they do about it is theirs.
+    // This includes signals that are ignored here, as by nohup(1) or by a shell's &: the programs
+    // inherit that, and decide what they do about it.
     for (const int signal : kPassedOn) sigaddset(&awaited_, signal);
     sigaddset(&awaited_, SIGCHLD);
     signal(SIGCHLD, SIG_DFL);
@@ -427,7 +430,7 @@ class Members {
     }
   }
 
-  // Waits until all have ended. The status is that of the first that failed.
+  // Waits until all have ended. Returns the status of the first that failed.
   int wait() {
     while (!running_.empty()) {
       siginfo_t info{};
@@ -452,8 +455,8 @@ class Members {
     } else if (child > 0) {
       running_.push_back(child);
     } else {
-      // Out of the launcher's process group, so that what a terminal or timeout(1) sends to all of
-      // it comes once to each, from the launcher.
+      // The program leaves the launcher's process group, so that a signal that a terminal or
+      // timeout(1) sends to the whole group comes to each program once, from the launcher.
       setpgid(0, 0);
       prctl(PR_SET_PDEATHSIG, SIGTERM);
       if (getppid() != parent) _exit(kExitRefused);
@@ -473,7 +476,7 @@ class Members {
     }
   }
 
-  // One has failed: the others are told to end, unless they have been told already.
+  // Must be called when one has failed: ends the others, unless they have been told to end already.
   void fail(int status, const std::string& text) {
     if (status_ != 0) return;
     status_ = status;
@@ -485,8 +488,9 @@ class Members {
     for (const pid_t child : running_) kill(child, signal);
   }
 
-  // timeout(1) sends to the launcher and then to its whole group, so twice, and a capture that is
-  // told twice leaves out what it has not read yet.
+  // Passes a signal on to all programs, but not twice within a second: timeout(1) sends it to the
+  // launcher and then to its whole group, and a capture that gets it twice leaves out what it has
+  // not read yet.
   void pass_on(int signal) {
     const Clock::time_point now = Clock::now();
     if (signal == last_signal_ && now - last_time_ < std::chrono::seconds(1)) return;
@@ -513,7 +517,7 @@ class Members {
 };
 
 int run_members(const std::string& program, char** arguments, const std::string& mode, int count) {
-  if (!find_program(arguments[0])) run(program, arguments);  // says once why it can't
+  if (!find_program(arguments[0])) run(program, arguments);  // reports once why it can't
   const GroupNumber group;
   const std::string setting = std::to_string(group.value()) + ":" + mode;
   if (setenv("PCAPV3_FANOUT", setting.c_str(), 1) != 0) {
@@ -541,7 +545,7 @@ void require_mode(const std::string& mode) {
                 "--fanout '" + mode + "': hash, lb, cpu, rollover, random or qm is wanted");
 }
 
-// The word after an option that wants one.
+// Returns the word after an option that needs one.
 std::string value_of(char**& words) {
   const std::string option = *words;
   if (!*++words) throw Failure(kExitUsage, option + " wants a value; see pcapv3 --help");
