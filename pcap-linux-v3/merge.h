@@ -2,38 +2,40 @@
 // Several ports' packets as one stream in time order.
 //
 // The kernel hands over blocks port by port, each when it is full or its retire timeout has passed,
-// so that what comes first is not what happened first. Two questions are answered here: which
-// packet is next, and whether an older one can still come.
+// so what arrives first is not what happened first. The merge answers two questions: which packet
+// is next, and whether an older one can still come.
 //
-// Which is next. A run is a part of a block whose packets lie in time order. Nearly always that
-// is the whole block; where several CPUs fill one ring, neighbours can be out of order by a little,
-// and the block falls into more of them. All runs of all open blocks are in a heap, the one
-// with the oldest packet on top. From there it is walked for as long as it is older than the next
-// best, so that a block which lies wholly before all others costs what it costs on a single port.
-// The scan for runs goes ahead of the walk only as far as neighbours can be out of order, so
-// that what it brought into the cache is still there when it is walked. It would wait for memory at
-// each packet; so the walk, which has other things to do, tells the cache what it will come to.
+// Which is next. A run is a part of a block whose packets lie in time order. Nearly always that is
+// the whole block; where several CPUs fill one ring, neighbours can be slightly out of order, and
+// the block splits into several runs. All runs of all open blocks are in a heap, with the oldest
+// packet's run on top. The walk follows that run for as long as it is older than the next best, so
+// that a block which lies wholly before all others costs what it costs on a single port. The scan
+// for runs goes ahead of the walk only as far as neighbours can be out of order, so that what it
+// brought into the cache is still there when it is walked. The scan would wait for memory at each
+// packet, so the walk, which has other work to do, prefetches what the scan will come to.
 //
 // What can still come. A port's watermark is the time before which no packet can come from it any
-// more. The oldest of these, over all ports, is the merge's: packets go up to it. The watermark of
-// a port whose blocks have all been opened is read from the header of the block that the kernel is
-// filling (af_packet.c: prb_open_block, prb_fill_curr_block), which can be seen at any time:
+// more. The oldest of these, over all ports, is the merge's watermark: packets up to it may go. For
+// a port whose blocks have all been opened, the watermark is read from the header of the block that
+// the kernel is filling (af_packet.c: prb_open_block, prb_fill_curr_block), which can be read at
+// any time:
 //
 //   - it counts no packets: the watermark is now;
 //   - it does: the watermark is when the block was opened, and what is in it comes within two
 //     retire timeouts. After a window of time nothing waits for it any longer: that is the
 //     deadline.
 //
-// A stamp is a little older than the packet's place in the ring; kDisorderNs is taken off for that.
-// What comes later still is passed on at once and counted as late.
+// A stamp is a little older than the packet's place in the ring; kDisorderNs is subtracted for
+// that. A packet that comes later still is delivered at once and counted as late.
 //
-// Stamps and the time are the system's clock, which can be set. Set forward, it makes nothing wait
-// longer. When it is found to have been set back, what is held goes, and all is learned anew; and a
-// packet from the future, further ahead than a window, is not waited for.
+// Stamps and the current time come from the system clock, which can be set. If it is set forward,
+// nothing waits longer. When it is found to have been set back, the packets that are held are
+// delivered and everything is learned anew. The merge does not wait for a packet from the future,
+// which is one stamped more than a window ahead.
 //
-// Looking for the runs is also what checks a block, so that the walk after it need not.
+// The scan for runs also checks the block, so that the walk after it need not.
 //
-// Owns the order, not the packets: blocks are released by the feed (merged.h). Memory is
+// The merge owns the order, not the packets: the feed releases the blocks (merged.h). Memory is
 // allocated when a port is added, and when a block has more runs than any before.
 #pragma once
 
@@ -50,7 +52,8 @@ namespace pcapv3 {
 class Merge {
  public:
   static constexpr unsigned kMaxPorts = 64;
-  /// How much older a packet's stamp can be than one that is before it in the ring, in nanoseconds.
+  /// How much older a packet's stamp can be than that of the packet before it in the ring, in
+  /// nanoseconds.
   static constexpr std::uint64_t kDisorderNs = 1'000'000;
 
   Merge() = default;
@@ -58,25 +61,25 @@ class Merge {
   Merge(const Merge&) = delete;
   Merge& operator=(const Merge&) = delete;
 
-  /// The longest that a packet waits for those of other ports, in nanoseconds.
+  /// Sets the longest time that a packet waits for those of other ports, in nanoseconds.
   void set_window(std::uint64_t window_ns) { window_ns_ = window_ns; }
-  /// All packets come by one interface: what is in one ring's place before what is in the other's
-  /// has been stamped before it, as it would have been in a ring for both. What is seen to be still
-  /// to come is waited for, because it always comes soon.
+  /// All packets come from one interface: a packet whose place in one ring comes before another's
+  /// in the other ring was also stamped before it, as in a ring for both. The merge then waits for
+  /// every packet that it sees is still to come, because it always comes soon.
   void set_one_interface() { one_interface_ = true; }
 
-  /// Takes in the port with the number `port`, below kMaxPorts. What is given with it must live as
-  /// long as packets are taken: its filter, and the counters, which get its late packets. False if
-  /// memory is short.
+  /// Adds the port with the number `port`, which must be below kMaxPorts. The arguments must
+  /// outlive the reading of its packets: its filter, and the counters, in which its late packets
+  /// are counted. Returns false if memory is short.
   bool add(unsigned port, RingPosition& position, Counters& counters, const UserlandFilter& filter);
-  /// Takes a port out. Before the first look(), or after the last packet.
+  /// Removes a port. Must be called before the first look(), or after the port's last packet.
   void remove(unsigned port);
 
-  /// Opens what blocks the kernel has handed over, a few of each port at most, and finds the
-  /// watermark. `now_ns` is CLOCK_REALTIME, as it was before this call.
+  /// Opens the blocks that the kernel has handed over, a few of each port at most, and finds the
+  /// watermark. `now_ns` must be CLOCK_REALTIME read before this call.
   void look(std::uint64_t now_ns);
-  /// While it drains, the positions show no more than what they had when that began
-  /// (ring_position.h: set_end): a port is complete when all of that is open, whatever the time is.
+  /// While it drains, the positions show no more than they had when that began (ring_position.h:
+  /// set_end): a port is complete when all of that is open, whatever the time is.
   void set_draining(bool draining) {
     draining_ = draining;
     for (Input& input : inputs_) input.watermark = 0;
@@ -86,15 +89,16 @@ class Merge {
     find_top();
   }
 
-  /// Whether nothing may go now.
+  /// Returns whether nothing may go now.
   bool done() const { return !has_packet() && !corrupt_; }
-  /// Whether a packet is next that may go: walked past by a LocalCursor.
+  /// Returns whether a packet that may go is next; a LocalCursor walks past it.
   bool has_packet() const { return !front_.done(); }
-  /// What is next is corrupt: drop_corrupt() goes on behind it.
+  /// Returns whether what is next is corrupt: drop_corrupt() continues behind it.
   bool corrupt() const { return corrupt_; }
 
-  /// A cursor, as those in block.h, over all packets that may go. It is a copy of the merge's own
-  /// place that can stay in registers: to be commit() before anybody else looks at the merge.
+  /// A cursor, like those in block.h, over all packets that may go. It copies the merge's own place
+  /// so that it can stay in registers: commit() must be called before anything else looks at the
+  /// merge.
   class LocalCursor {
    public:
     explicit LocalCursor(Merge& merge) : merge_(merge) { take(); }
@@ -102,7 +106,7 @@ class Merge {
     bool has_packet() const { return !front_.done(); }
     /// The oldest packet. Only when has_packet().
     PacketView packet() const { return front_.packet(); }
-    /// Of its port.
+    /// Its port's counters and filter.
     Counters& counters() const { return *counters_; }
     const UserlandFilter& filter() const { return *filter_; }
     void next() {
@@ -124,7 +128,7 @@ class Merge {
       merge_.front_ = front_;
       merge_.stamp_ = stamp_;
     }
-    /// Whether the merge's place is still where it was put back.
+    /// Returns whether the merge's place is still where commit() put it.
     bool is_there() const { return merge_.front_.is_at(front_); }
 
    private:
@@ -146,7 +150,7 @@ class Merge {
     const UserlandFilter* filter_;
   };
 
-  /// Where the corrupt packet is, and of which port; what is left of its block is lost.
+  /// Where the corrupt packet is, and in which port; the rest of its block is lost.
   struct Corruption {
     unsigned port;
     unsigned ahead;       ///< The block, as RingPosition counts from the oldest one.
@@ -154,27 +158,29 @@ class Merge {
   };
   Corruption drop_corrupt();
 
-  /// Whether the port's oldest block has been walked to its end, and is to be given back.
+  /// Returns whether the port's oldest block has been walked to its end and must be released.
   bool is_spent(unsigned port) const {
     return inputs_[port].open > 0 && inputs_[port].runs[0] == 0;
   }
-  /// It has been given back: the position has stepped on.
+  /// Must be called when that block has been released and the position has stepped on.
   void gave_back(unsigned port);
 
-  /// Whoever reads has taken a block that is not open here: what is known of the next is no more.
+  /// Must be called when the reader has taken a block that is not open here: the number of the next
+  /// is then unknown.
   void skipped(unsigned port) { inputs_[port].next_sequence = 0; }
-  /// Whoever reads is about to read the next block itself, in its turn: all before it is past, and
-  /// nothing open.
+  /// Must be called when the reader is about to read the next block directly, in its turn:
+  /// everything before it has been delivered, and no block is open.
   void bypassed(unsigned port, const tpacket_hdr_v1& header);
 
-  /// Whether packets are held that may not go yet.
+  /// Returns whether packets are held that may not go yet.
   bool holds() const { return size_ != 0; }
-  /// When the oldest of them may go at the latest, as far as time alone decides; in nanoseconds of
-  /// CLOCK_REALTIME.
+  /// Returns when the oldest of them may go at the latest, as far as time alone decides, in
+  /// nanoseconds of CLOCK_REALTIME.
   std::uint64_t deadline_ns() const;
-  /// Whether a port has nothing left, neither here nor in the block that the kernel is filling.
+  /// Returns whether a port has nothing left, neither here nor in the block that the kernel is
+  /// filling.
   bool is_empty(unsigned port) const { return is_closed(port) && inputs_[port].empty; }
-  /// Whether it has no block open.
+  /// Returns whether a port has no block open.
   bool is_closed(unsigned port) const { return inputs_[port].open == 0; }
 
  private:
@@ -186,26 +192,26 @@ class Merge {
     RingPosition* position = nullptr;
     Counters* counters = nullptr;
     const UserlandFilter* filter = nullptr;
-    unsigned open = 0;                  ///< Blocks opened and not yet given back.
-    unsigned runs[kOpenBlocks] = {};    ///< Not walked to the end, in each of them; what is not
-                                        ///< scanned yet is one.
-    Stamp newest[kOpenBlocks] = {};     ///< The youngest stamp that is known, in each of them.
-    PacketCursor corrupt[kOpenBlocks];  ///< At the corrupt packet of those that have one.
+    unsigned open = 0;                  ///< Blocks opened and not yet released.
+    unsigned runs[kOpenBlocks] = {};    ///< Runs in each of them not walked to the end; what is not
+                                        ///< scanned yet counts as one.
+    Stamp newest[kOpenBlocks] = {};     ///< The newest stamp known in each of them.
+    PacketCursor corrupt[kOpenBlocks];  ///< At the corrupt packet of each that has one.
     std::uint64_t next_sequence = 0;    ///< The kernel's number of the next block; 0: any.
     Stamp watermark = 0;
-    unsigned given_back = 0;  ///< Blocks, ever: tells which run is of which.
+    unsigned given_back = 0;  ///< Blocks released ever: tells which block a run is in.
     bool empty = false;       ///< As of the last look.
 
     // The scan, which looks for runs some way ahead of the walk.
     unsigned scanned = 0;        ///< Open blocks that have been scanned to the end.
-    PacketCursor scan;           ///< In the one after these, if there is one.
+    PacketCursor scan;           ///< In the block after these, if there is one.
     unsigned growing = kNoPart;  ///< The run that ends where the scan is.
     Stamp last = 0;              ///< The stamp before the scan's place.
-    Stamp reached = 0;           ///< The youngest that it has come across.
+    Stamp reached = 0;           ///< The newest stamp that it has come across.
   };
-  /// A run with its place: of which block of which port.
+  /// A run with its place: its block and its port.
   struct Part {
-    Run packets;  ///< None: what is next in the block is corrupt.
+    Run packets;  ///< Empty: what is next in the block is corrupt.
     unsigned port = 0;
     unsigned block = 0;  ///< Counted as Input::given_back counts.
     unsigned next_free = 0;
@@ -213,7 +219,7 @@ class Merge {
   /// A part's place in the heap.
   struct Head {
     Stamp stamp;          ///< Of its first packet.
-    std::uint32_t order;  ///< Of coming, for those of the same stamp.
+    std::uint32_t order;  ///< Of arrival, for those with the same stamp.
     std::uint32_t part;
   };
 
@@ -221,7 +227,7 @@ class Merge {
     return a.stamp != b.stamp ? a.stamp < b.stamp
                               : static_cast<std::int32_t>(a.order - b.order) < 0;
   }
-  /// Of packets of different ports.
+  /// Returns the disorder to allow for between packets of different ports.
   std::uint64_t disorder_ns() const { return one_interface_ ? 0 : kDisorderNs; }
   Stamp oldest() const { return walking_ ? stamp_ : heap_[0].stamp; }
   bool reserve(unsigned parts) { return parts <= capacity_ || reserve_more(parts); }
@@ -254,15 +260,16 @@ class Merge {
   bool draining_ = false;
   Stamp now_ = 0;               // as of the last look
   Stamp horizon_ = 0;           // a window after that: packets stamped later are from the future
-  Stamp passed_ = 0;            // the youngest walked past
+  Stamp passed_ = 0;            // the newest stamp walked past
   Stamp limit_ = 0;             // no packet stamped later may go
-  Stamp scanned_ = kEndOfTime;  // what is not scanned yet is not older
+  Stamp scanned_ = kEndOfTime;  // nothing that is not scanned yet is older
 
-  // What the heap's top comes to. What is in the heap itself is only as it was when it came there.
-  Run front_;  // its packets; none if they may not go
+  // The state of the heap's top. The entry in the heap itself is as it was when it got there.
+  Run front_;  // its packets; empty if they may not go
   Stamp stamp_ = 0;
-  Stamp rival_ = 0;  // from when on it may not be the oldest any more, or may not go
-  const std::uint8_t* ahead_ = nullptr;  // what the scan will come to when as much was walked
+  Stamp rival_ = 0;  // from when on it may no longer be the oldest, or may not go
+  const std::uint8_t* ahead_ = nullptr;  // what the scan will come to when that much has been
+                                         // walked
   Counters* counters_ = nullptr;
   const UserlandFilter* filter_ = nullptr;
   bool walking_ = false;

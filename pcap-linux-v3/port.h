@@ -3,11 +3,11 @@
 // of a stock handle on one interface.
 //
 // It chooses and makes the ring, follows what the program sets on the handle, and accounts for each
-// packet. It has no loop, does not wait and knows nothing of breaks: what is read of it, and when,
-// is the reader's (reader.h).
+// packet. It has no loop, does not wait and knows nothing of breaks: the reader decides what is
+// read from it, and when (reader.h).
 //
 // A port belongs to its handle and to the thread that uses that. The exceptions are is_sole() and
-// frozen_stats(), which a signal handler may reach.
+// frozen_stats(), which a signal handler may call.
 #pragma once
 
 #include <cstdint>
@@ -34,29 +34,31 @@ struct pcapv3_port {
   pcapv3_port(const pcapv3_port&) = delete;
   pcapv3_port& operator=(const pcapv3_port&) = delete;
 
-  // The memory is malloc's, so that the library needs nothing of a C++ run-time library.
+  // The memory comes from malloc, so that the library needs no C++ run-time library.
   static void* operator new(std::size_t bytes) noexcept { return std::malloc(bytes); }
   static void operator delete(void* memory) { std::free(memory); }
 
   // ---- Setting up ----
 
-  /// Reads the settings. False, with a text in error().
+  /// Reads the settings. Returns false, with a text in error(), if one is invalid.
   bool open();
   const char* error() const { return error_.c_str(); }
   bool set_error(const char* text) { return error_.set("%s", text); }
   bool wants_summary() const { return stats_.on(); }
-  /// Whether this process is the one that reads it, or else has made it; a forked one, that only
-  /// has a copy, is to close that and no more. And whether nobody can have a copy.
+  /// is_own() returns whether this process reads the port or, if none has read it yet, has made it;
+  /// a forked process that only has a copy must close that and do no more. is_sole() returns
+  /// whether no other process can have a copy.
   bool is_own() const { return read_in_ == pcapv3::process_generation(); }
   bool is_sole() const { return !maker_.is_other() && forks_before_ == pcapv3::forks_made(); }
-  /// Whether immediate mode is to be V3's, and whether it is to have a ring of frames besides.
+  /// takes_immediate() returns whether V3 serves immediate mode; adapts(), whether it gets a second
+  /// ring, of frames, too.
   bool takes_immediate() const;
   bool adapts() const;
   bool fans_out() const { return settings_.fanout.is_set(); }
   bool attach_drop_all(int fd);
   bool join_fanout(int fd, int index, bool loopback);
   int make_ring(int fd, const pcapv3_ring_request& request);
-  /// Goes on with the socket `spare` in place of `fd`; see module.h: pcapv3_port_replace_socket.
+  /// Continues with the socket `spare` in place of `fd`; see module.h: pcapv3_port_replace_socket.
   bool replace_socket(int fd, int spare, int index, bool loopback);
   void log_stock(const char* why);
 
@@ -72,27 +74,28 @@ struct pcapv3_port {
   const pcapv3::RingPosition& position() const { return position_; }
   unsigned unfinished_blocks() const { return position_.handed_over() + 1; }
 
-  /// Looks at the handle again, and makes a new plan.
+  /// Looks at the handle again and makes a new plan.
   void refresh();
-  /// The same after a filter was set, which the kernel has by now.
+  /// Does the same after a filter was set; the kernel must have it by now.
   void filter_set();
   const pcapv3::Plan& plan() const { return plan_; }
-  /// Another number for each plan.
+  /// Returns a different number for each plan.
   unsigned plan_version() const { return plan_version_; }
 
   // ---- Being read ----
 
-  /// A read begins: sets the socket options that wait for the first one, and thaws the statistics.
+  /// Must be called when a read begins: sets the socket options that wait for the first read, and
+  /// unfreezes the statistics.
   void begin_read();
-  /// Gives the oldest block back to the kernel.
+  /// Releases the oldest block to the kernel.
   void release_block();
-  /// The same without giving it back: it was acquired.
+  /// Does the same for a block that was acquired, which is not released here.
   void count_block();
-  /// While it is set, packets that came before some of the ring's blocks are still to be read from
-  /// elsewhere: the userland filter for old packets stays.
+  /// While this is set, packets older than some of the ring's blocks are still to be read from
+  /// elsewhere, so the userland filter for old packets stays.
   void hold_old_filter(bool hold) { holds_old_filter_ = hold; }
-  /// The packet at `cursor` is corrupt, and the rest of its block lost. Returns the text for it,
-  /// which is in error(), too.
+  /// Counts the packet at `cursor` as corrupt, and the rest of its block as lost. Returns the text
+  /// for it, which is in error(), too.
   const char* count_corrupt(const pcapv3::PacketCursor& cursor, unsigned block);
   pcapv3::PortBlocks& blocks() { return blocks_; }
   const pcapv3::PortBlocks& blocks() const { return blocks_; }
@@ -100,18 +103,19 @@ struct pcapv3_port {
   // ---- Statistics ----
 
   pcapv3::Counters& counters() { return counters_; }
-  /// Packets that came in blocks that were released or acquired.
+  /// Returns the number of packets in the blocks that were released or acquired.
   std::uint64_t packets_in_blocks() const { return packets_in_blocks_; }
-  /// Which lines the summary has; see counters.h: summarize.
+  /// These choose the lines that the summary has; see counters.h: summarize.
   void summarize_late(bool merged) { merged_ = merged; }
   void summarize_frames(bool two_rings) { two_rings_ = two_rings; }
-  /// Has the counts of pcap_stats(3PCAP) stay as they are now, until the next begin_read(). Not
-  /// `complete`: brings them up to date only.
+  /// Freezes the counts of pcap_stats(3PCAP) as they are now until the next begin_read(). If not
+  /// `complete`, only brings them up to date.
   void freeze_stats(bool complete);
   bool frozen_stats(pcap_stat& stats) const;
   void before_count();
   void count(unsigned packets, unsigned drops, unsigned freezes);
-  /// Whether packets may be missing before or in the block with this number, as the counts say.
+  /// Returns whether, by the counts, packets may be missing before or in the block with this
+  /// number.
   bool may_have_lost(std::uint64_t sequence) const {
     return sequence >= lost_from_ && sequence <= lost_to_;
   }
@@ -124,7 +128,8 @@ struct pcapv3_port {
   const pcapv3::Maker maker_;
   std::uint32_t read_in_ = pcapv3::process_generation();
   const std::uint32_t forks_before_ = pcapv3::forks_made();
-  char device_[64];  // a copy: stock code may free its own first; longer names are no interface's
+  char device_[64];  // a copy, because stock code may free its own first; no interface has a longer
+                     // name
   pcapv3::ErrorText error_;
   pcapv3::Settings settings_;
   pcapv3::Log debug_;
@@ -133,11 +138,12 @@ struct pcapv3_port {
   pcapv3::Ring ring_;
   pcapv3::RingPosition position_{ring_};
   pcapv3::PortBlocks blocks_;
-  pcapv3::Geometry first_ring_;  // as that was got
+  pcapv3::Geometry first_ring_;  // the first ring as the kernel granted it
   bool flow_hash_ = false;
   std::uint64_t largest_packet_ = 0;
   pcapv3::SocketOptions options_;
-  std::uint32_t truncate_at_ = 0;  // bytes to have packets cut at in the kernel; 0: not, or done
+  std::uint32_t truncate_at_ = 0;  // bytes that the kernel is to truncate packets to; 0: none, or
+                                   // done
 
   pcapv3::Plan plan_;
   unsigned plan_version_ = 0;
@@ -153,6 +159,6 @@ struct pcapv3_port {
   bool frozen_ = false;
   std::uint64_t frozen_received_ = 0;
   std::uint64_t filling_ = 0;    // as before_count() saw it
-  std::uint64_t lost_from_ = 0;  // numbers of blocks that packets may be missing before
+  std::uint64_t lost_from_ = 0;  // the numbers of blocks that packets may be missing before
   std::uint64_t lost_to_ = 0;
 };

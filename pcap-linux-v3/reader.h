@@ -2,9 +2,9 @@
 // The reader: the one loop that reads packets, for every handle.
 //
 // It takes batches from the handle's feed and delivers them to the program's callback, drains after
-// a break, decides when to wait and when to sleep, ends a read by time, and says what the
-// descriptor means that a program selects on. What the next packets are is the feed's (feed.h),
-// what is done to each is delivery.h's, and libpcap is reached by host_ops.h alone.
+// a break, decides when to wait and when to sleep, ends a read by time, and makes the descriptor
+// that a program selects on readable when it should be. The feed decides which packets are next
+// (feed.h), delivery.h does what is done to each, and libpcap is reached through host_ops.h alone.
 //
 //   libpcap's read ─▶ Reader ─▶ Feed: Single | Merged | TwoRings ─▶ Port ─▶ ring
 //                        └────▶ Delivery ─▶ the program's callback
@@ -12,12 +12,12 @@
 // A reader of one port waits as stock code does, on the port's socket, until the program holds
 // blocks; all others wait on a set (wait_set.h).
 //
-// What has to stay true: a callback may read on itself, break, set a filter, or leave by
-// longjmp(3), so that all state is complete whenever one is called. Nothing here allocates, locks
-// or makes a system call per packet.
+// Invariants: a callback may itself read, break, set a filter, or leave by longjmp(3), so all state
+// is complete whenever one is called. Nothing here allocates, locks or makes a system call per
+// packet.
 //
-// Belongs to its handle and to the thread that reads that; what others may call is in the handle's
-// Break (break.h), but for watch_descriptor() and use_blocks_only().
+// A reader belongs to its handle and to the thread that reads it. What other threads may call is in
+// the handle's Break (break.h), except for watch_descriptor() and use_blocks_only().
 #pragma once
 
 #include <atomic>
@@ -61,56 +61,58 @@ struct pcapv3_reader {
 
   // ---- Setting up (reader_setup.cc) ----
 
-  /// Reads the settings. False, with a text in error().
+  /// Reads the settings. Returns false, with a text in error(), if one is invalid.
   bool open();
   const char* error() const { return error_.c_str(); }
 
-  /// For one port, which has its ring: reads it alone.
+  /// Has the reader read one port alone, which must have its ring.
   void set_port(pcapv3_port& port, int socket);
   /// In immediate mode, makes the port's second ring; see module.h. add_frames() returns false,
-  /// with a text, if the port has to do without.
+  /// with a text, if the port has to do without it.
   void begin_frames(pcapv3_port& port, int socket, int ifindex, bool cooked);
   bool add_frames();
   void drop_frames();
-  /// Null: there is no second ring, or was none.
+  /// Null if there is no second ring, or never was one.
   pcapv3::TwoRings* two_rings() const { return two_; }
 
-  /// For several: makes what reading them needs. False, with a text.
+  /// For several ports: makes what reading them needs. Returns false, with a text, if that fails.
   bool open_ports();
-  /// Reads ports 0 to `count - 1`, before the first read, in place of as many that there are, or as
-  /// the first. False, with a text, and then it has what it had.
+  /// Reads ports 0 to `count - 1`, either as the first ports or in place of the same number of
+  /// present ones. Must be called before the first read. Returns false, with a text, on failure;
+  /// the reader then keeps what it had.
   bool set_ports(unsigned count, pcapv3_port* const* ports, const int* sockets);
-  /// Takes all ports out, after the last read. Leaves their sockets where they are waited for.
+  /// Takes all ports out, after the last read. Their sockets stay in the wait set.
   void remove_ports();
-  /// The longest retire timeout that the ring of one of several ports should have.
+  /// Returns the longest retire timeout that the ring of one of several ports should have.
   std::uint32_t max_retire_ms() const;
 
   bool has_read() const { return reader_.load(std::memory_order_relaxed) != nullptr; }
-  /// The ports' plans may have changed.
+  /// Must be called when the ports' plans may have changed.
   void follow();
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
-  /// A read waits until it has a packet, however long.
+  /// Has a read wait until it has a packet, however long that takes.
   void set_no_timeout(bool no_timeout) { no_timeout_ = no_timeout; }
 
   // ---- Reading (reader.cc) ----
 
-  /// A read_op of libpcap: pcap_dispatch(3PCAP) says what it returns.
+  /// Implements libpcap's read_op: pcap_dispatch(3PCAP) says what it returns.
   int read(int count, pcap_handler callback, u_char* user);
-  /// pcap_v3_next_block(3); of several ports, their blocks in turn.
+  /// Implements pcap_v3_next_block(3); several ports' blocks come in turn.
   int acquire(int timeout_ms, pcap_v3_block** block);
-  /// In the callback: whether the packet stays where it is until the next read.
+  /// Called in the callback: returns whether the packet stays where it is until the next read.
   bool keeps_packet() const;
 
   // ---- The descriptor (reader_setup.cc) ----
 
-  /// Readable whenever a packet can be delivered; -1: it is the port's socket.
+  /// Is readable whenever a packet can be delivered; -1 if the program waits on the port's socket.
   int descriptor() const { return wait_.is_open() ? wait_.descriptor() : -1; }
-  /// Whether the program is one of those that are not to have it; its reads return after
-  /// `timeout_ms`, if that is above 0, without a packet.
+  /// Returns whether the program is one of those that must not get it; such a program's reads
+  /// return after `timeout_ms`, if that is above 0, without a packet.
   bool hides_descriptor(int timeout_ms);
-  /// The program has it. False: it is to have the port's socket. By any thread.
+  /// The program has been given the descriptor. Returns false if it must get the port's socket
+  /// instead. Any thread may call it.
   bool watch_descriptor();
-  /// No more packets of a port in immediate mode come as frames. By any thread.
+  /// Has no more packets of a port in immediate mode come as frames. Any thread may call it.
   void use_blocks_only();
 
  private:
@@ -192,27 +194,27 @@ struct pcapv3_reader {
   pcapv3::Merged* merged_ = nullptr;
   pcapv3::TwoRings* two_ = nullptr;
   pcapv3::PortSet ports_;
-  pcapv3::Counters none_;  // for packets of several ports, which have their own
+  pcapv3::Counters none_;  // for packets of several ports, which have counters of their own
   pcapv3::Delivery delivery_;
   unsigned followed_ = 0;  // the sum of the plans' versions
 
   pcapv3::GracePeriod grace_period_;
   pcapv3::WaitSet wait_;
-  bool in_set_ = false;  // the ports' sockets are in it
+  bool in_set_ = false;  // whether the ports' sockets are in it
   pcapv3::Hotplug hotplug_{handle_, host_, ports_, wait_, debug_};
   pcapv3::WakeupCoalescing coalescing_;
   bool nonblocking_ = false;
   bool no_timeout_ = false;
-  bool acquires_ = false;           // blocks were acquired last, not packets read
-  unsigned next_acquired_ = 0;      // port
-  bool drains_whole_ = false;       // the drain is of whole blocks
-  std::uint64_t drained_seen_ = 0;  // packets before its present round
+  bool acquires_ = false;           // blocks were acquired last, rather than packets read
+  unsigned next_acquired_ = 0;      // the port whose turn it is
+  bool drains_whole_ = false;       // the drain covers whole blocks
+  std::uint64_t drained_seen_ = 0;  // packets seen before its present round
   bool troubled_ = false;  // the lone port's interface went down, and is not known to be up or gone
-  std::atomic<bool> watched_{false};          // the program may wait by the descriptor
-  std::atomic<const void*> reader_{nullptr};  // the thread that has read last; null: none has
+  std::atomic<bool> watched_{false};          // the program may wait on the descriptor
+  std::atomic<const void*> reader_{nullptr};  // the thread that read last; null if none has
   std::uint64_t window_ns_ = 0;
-  std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: never
-  // Times by CLOCK_MONOTONIC.
-  std::uint64_t give_up_ns_ = 0;    // when that is, for the read under way; 0: never
-  std::uint64_t collected_ns_ = 0;  // when events were asked for
+  std::uint64_t timeout_ns_ = 0;  // after which a read returns without a packet; 0: no timeout
+  // Times of CLOCK_MONOTONIC.
+  std::uint64_t give_up_ns_ = 0;    // when the read under way returns without a packet; 0: never
+  std::uint64_t collected_ns_ = 0;  // when events were last asked for
 };
