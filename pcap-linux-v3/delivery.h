@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // From a packet in a block to the program's callback: link-layer header, filter, direction, VLAN
-// tag, time stamp, snapshot length. All in place, nothing is copied.
+// tag, time stamp, snapshot length. Everything is done in place; nothing is copied.
 //
-// What a handle wants done is a Plan, made when the handle is activated or changed. For each shape
-// of plan there is a loop of its own, compiled without the steps that shape has no need of, so that
-// no packet pays for another handle's requests. The order of the steps, and what they do to
-// lengths, is stock libpcap's (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to
-// tell.
+// What a handle wants done is a Plan, made when the handle is activated or changed. Each shape of
+// plan has a loop of its own, compiled without the steps that the shape does not need, so that no
+// packet pays for another handle's requests. The order of the steps, and what they do to lengths,
+// is that of stock libpcap (pcap-linux.c: pcap_handle_packet_mmap): programs must not be able to
+// tell the difference.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -28,39 +28,40 @@ enum class LinkHeader {
   kSll2,   ///< LINUX_SLL2, made here: 20 bytes.
 };
 
-/// Room in front of a packet's bytes that any Plan can need: an SLL2 header and a VLAN tag.
+/// The room in front of a packet's bytes that any Plan can need: an SLL2 header and a VLAN tag.
 inline constexpr std::uint32_t kFrameHeadroom = 4;
 inline constexpr std::uint32_t kCookedHeadroom = 20 + 4;
 
 struct Plan {
   LinkHeader link_header = LinkHeader::kFrame;
-  int vlan_offset = -1;        ///< Bytes before the place where a VLAN tag goes; -1: leave it out.
-  std::uint32_t snapshot = 0;  ///< Bytes of a packet the program wants at most.
+  int vlan_offset = -1;        ///< Offset at which a VLAN tag is put back; -1: leave it out.
+  std::uint32_t snapshot = 0;  ///< The maximum number of a packet's bytes that the program wants.
   bool nanoseconds = false;    ///< Time stamps in nanoseconds, not microseconds.
   pcap_direction_t direction = PCAP_D_INOUT;
-  int ifindex = 0;        ///< Interface index captured on; 0 or less: all of them.
-  int lo_ifindex = 0;     ///< lo's interface index; its packets pass twice, as sent and received.
-  UserlandFilter filter;  ///< The filter that runs here. In a merge, each port's own does.
+  int ifindex = 0;        ///< The index of the interface captured on; 0 or less: all of them.
+  int lo_ifindex = 0;     ///< lo's index; its packets pass twice, as sent and received.
+  UserlandFilter filter;  ///< The userland filter. In a merge, each port's own runs.
 };
 
 class Delivery {
  public:
-  /// `break_flag` is looked at before each packet: when not 0, delivery stops (pcap_breakloop()).
+  /// `break_flag` is checked before each packet: when it is not 0, delivery stops
+  /// (pcap_breakloop()).
   Delivery(const volatile std::sig_atomic_t* break_flag, Counters& counters)
       : break_flag_(break_flag), counters_(&counters) {}
 
-  /// Counts packets in `counters` from now on, but for those of a merge.
+  /// Counts packets in `counters` from now on, except those of a merge.
   void count_in(Counters& counters) { counters_ = &counters; }
 
-  /// Follows `plan` from the next packet on, also when called from within the callback.
+  /// Follows `plan` from the next packet on, even when called from within the callback.
   void follow(const Plan& plan);
 
-  /// Delivers packets from `cursor` on until `max` have been, the cursor is at its end or corrupt,
-  /// the break flag is set, or the plan has changed. Returns how many were.
+  /// Delivers packets from `cursor` on until `max` have been delivered, the cursor is at its end or
+  /// corrupt, the break flag is set, or the plan has changed. Returns how many were delivered.
   int run(PacketCursor& cursor, int max, pcap_handler callback, u_char* user) {
     return run(cursor, max, callback, user, nullptr);
   }
-  /// Writes to `header` first where the header is that the callback gets, unless it is null.
+  /// Unless `header` is null, first writes to it the address of the header that the callback gets.
   int run(PacketCursor& cursor, int max, pcap_handler callback, u_char* user,
           std::uintptr_t* header) {
     return (this->*loop_)(cursor, max, callback, user, header);
@@ -68,7 +69,7 @@ class Delivery {
   int run(TellingCursor& cursor, int max, pcap_handler callback, u_char* user) {
     return (this->*telling_loop_)(cursor, max, callback, user, nullptr);
   }
-  /// The same for packets of several ports, which are counted in each port's own counters.
+  /// Does the same for packets of several ports, which are counted in each port's own counters.
   int run(Merge& merge, int max, pcap_handler callback, u_char* user) {
     return (this->*merge_loop_)(merge, max, callback, user, nullptr);
   }
@@ -95,7 +96,7 @@ class Delivery {
   Loop<PacketCursor> loop_ = nullptr;
   Loop<TellingCursor> telling_loop_ = nullptr;
   Loop<Merge> merge_loop_ = nullptr;
-  unsigned plan_number_ = 0;  // of plans followed so far
+  unsigned plan_number_ = 0;  // counts the plans followed so far
 };
 
 }  // namespace pcapv3

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A ring with a place in it: which block is being read, and how far.
+// A ring position: which block of a ring is being read, and how far.
 //
-// Blocks are taken in ring order, as the kernel fills them, and given back when walked through. A
-// reader of one port opens one after the other; a merge (merge.h) also looks at those behind.
+// Blocks are read in ring order, as the kernel fills them, and released when they have been walked
+// through. A reader of one port opens one after the other; a merge (merge.h) also looks at the
+// blocks behind.
 //
-// A block can also be lent to the program (blocks/pool.h), which gives it back by itself. When the
-// position comes round to it before, it looks like one that the kernel has handed over, and only
-// its number, which grows from block to block, tells that it is not.
+// The program can also acquire a block (blocks/pool.h), which it releases by itself. If the
+// position comes round to that block before then, the block looks like one that the kernel has
+// handed over; only its sequence number, which grows from block to block, shows that it is not.
 //
 // What the kernel has put into the block that it is filling can be read in place once it is final
-// (grace_period.h): mark() says how far the ring is filled, and set_end() has the position show
-// that much and no more. Such a block is the kernel's still: it is not given back, and read on from
-// where it was left when the kernel has handed it over.
+// (grace_period.h): mark() returns how far the ring is filled, and set_end() has the position show
+// that much and no more. Such a block still belongs to the kernel: it is not released, and once the
+// kernel has handed it over it is read on from where it was left.
 #pragma once
 
 #include <cstdint>
@@ -23,10 +24,10 @@ namespace pcapv3 {
 
 class RingPosition {
  public:
-  /// `ring` may be created later, but before anything else here is called.
+  /// `ring` may be created later, but must be before anything else here is called.
   explicit RingPosition(Ring& ring) : ring_(ring) {}
 
-  /// Begins anew: the ring is another one.
+  /// Starts anew, because the ring has been replaced.
   void restart() {
     index_ = 0;
     lent_ = 0;
@@ -36,11 +37,11 @@ class RingPosition {
     cursor_ = PacketCursor();
   }
 
-  /// The room that packets have been promised in front of their bytes.
+  /// Sets the room that packets have been promised in front of their bytes.
   void set_headroom(std::uint32_t bytes) { headroom_ = bytes; }
 
   /// Makes sure a block is open: the one already being read, or the next if the kernel has handed
-  /// it over. False if there is none yet.
+  /// it over. Returns false if there is none yet.
   bool open() {
     if (open_) return true;
     if (!has(0)) return false;
@@ -50,22 +51,22 @@ class RingPosition {
     return true;
   }
 
-  /// Whether the block that the kernel is filling has packets that were not read, when none is open
-  /// here. It counts them as they come (af_packet.c: prb_fill_curr_block); what is in them is not
-  /// to be looked at.
+  /// When no block is open here, returns whether the block that the kernel is filling has packets
+  /// that were not read. The kernel counts them as they come (af_packet.c: prb_fill_curr_block);
+  /// their content must not be read.
   bool kernel_has_packets() const {
     if (lent_ != 0 && number(index_) <= lent_) return false;
     return count(index_) > begun_;
   }
 
-  /// Whether one is.
+  /// Returns whether a block is open.
   bool is_open() const { return open_; }
   /// The open block's packets.
   PacketCursor& cursor() { return cursor_; }
   const PacketCursor& cursor() const { return cursor_; }
 
-  /// Gives the open block back and steps on to the next. False if it is the kernel's still: then
-  /// what comes to it from now on is to be read next.
+  /// Releases the open block and steps on to the next. Returns false if the block still belongs to
+  /// the kernel: then the packets that come to it from now on are read next.
   bool close() {
     if (part_ != 0 && part_ahead_ == 0) {
       begun_ = part_;
@@ -78,7 +79,7 @@ class RingPosition {
     step();
     return true;
   }
-  /// Leaves the open block to somebody else, who gives it back, and steps on to the next.
+  /// Leaves the open block to somebody else, who must release it, and steps on to the next.
   void lend() {
     lent_ = number(index_);
     step();
@@ -86,32 +87,32 @@ class RingPosition {
 
   /// The block being read, or to be read next.
   unsigned index() const { return index_; }
-  /// The one `ahead` places behind it in the ring.
+  /// Returns the index of the block `ahead` places behind it in the ring.
   unsigned index(unsigned ahead) const {
     const unsigned index = index_ + ahead;
     const unsigned count = ring_.geometry().block_count;
     return index < count ? index : index - count;
   }
   const Ring& ring() const { return ring_; }
-  /// How many blocks there are in all.
+  /// Returns the number of blocks in the ring.
   unsigned block_count() const { return ring_.geometry().block_count; }
 
-  // For a merge. `ahead` is less than block_count().
+  // For a merge. `ahead` must be less than block_count().
 
-  /// Whether the kernel has handed over the block `ahead` places behind this one, or its packets up
-  /// to the end that was set are to be read.
+  /// Returns whether the block `ahead` places behind this one is to be read: the kernel has handed
+  /// it over, or it has packets before the end that was set.
   bool has(unsigned ahead) const {
-    if (part_ != 0 && ahead > part_ahead_) return false;  // there is more of that one first
+    if (part_ != 0 && ahead > part_ahead_) return false;  // the rest of that block comes first
     if (!ends_ || ahead < end_.blocks) return is_new(index(ahead));
     return ahead == end_.blocks && end_.packets > begun(ahead);
   }
-  /// The reader is about to read it: to be told once, before packets() is asked for.
+  /// Must be called once before packets() is called for that block, which is about to be read.
   void begin(unsigned ahead) {
     if (!ends_ || ahead != end_.blocks) return;
     part_ = end_.packets;
     part_ahead_ = ahead;
   }
-  /// Its packets, as far as they were not read already.
+  /// Returns its packets that were not read already.
   PacketCursor packets(unsigned ahead) const {
     tpacket_block_desc* const block = ring_.block(index(ahead));
     const std::uint32_t bytes = ring_.geometry().block_bytes;
@@ -123,44 +124,44 @@ class RingPosition {
     cursor.forget_lost(read);
     return cursor;
   }
-  /// How many of its packets were read while it was the kernel's.
+  /// Returns how many of its packets were read while it was the kernel's.
   std::uint32_t begun(unsigned ahead) const { return ahead == 0 ? begun_ : 0; }
-  /// Its header, which belongs to the kernel until it has been handed over.
+  /// Returns its header, which belongs to the kernel until the block has been handed over.
   const tpacket_hdr_v1& header(unsigned ahead) const { return ring_.block(index(ahead))->hdr.bh1; }
 
   // For a drain.
 
   /// How far the ring is filled.
   struct Mark {
-    unsigned blocks = 0;         ///< Handed over, from the one being read on.
+    unsigned blocks = 0;         ///< Blocks handed over, from the one being read on.
     std::uint64_t sequence = 0;  ///< Of the block behind them.
-    Stamp opened = 0;            ///< When the kernel has opened that.
-    std::uint32_t packets = 0;   ///< In that, if the kernel is filling it.
+    Stamp opened = 0;            ///< When the kernel opened that block.
+    std::uint32_t packets = 0;   ///< Packets in that block, if the kernel is filling it.
   };
   Mark mark() const {
     Mark mark;
     mark.blocks = handed_over();
     if (mark.blocks == block_count()) return mark;  // nothing is being filled
     const unsigned at = index(mark.blocks);
-    // One that the kernel has not opened anew, because the ring was full, has its old number.
+    // A block that the kernel has not opened anew, because the ring was full, has its old number.
     const bool filling = number(at) == number(at == 0 ? block_count() - 1 : at - 1) + 1;
     if (!filling || (lent_ != 0 && number(at) <= lent_)) return mark;
     mark.sequence = number(at);
-    // In this order: the time is the last that the kernel writes when it opens a block, the count
+    // The order matters: when the kernel opens a block, it writes the time last, and the count
     // before it (af_packet.c: prb_open_block).
     mark.opened = opened(at);
     mark.packets = count(at);
     return mark;
   }
-  /// After a grace period: whether what `mark` counts is final. It is not if the block was just
-  /// being opened, so that the count was an old one; then there is another mark.
+  /// Called after a grace period, returns whether what `mark` counts is final. It is not if the
+  /// block was just being opened, so that the count was an old one; then another mark must be made.
   bool is_final(const Mark& mark) const {
     if (mark.packets == 0) return true;
     const unsigned at = index(mark.blocks);
     return number(at) == mark.sequence && opened(at) == mark.opened && count(at) >= mark.packets;
   }
-  /// Shows nothing past `mark`, which is final and was made at the present place; with `whole` the
-  /// kernel's block is shown to its end, once it is handed over.
+  /// Shows nothing past `mark`, which must be final and made at the present place; with `whole`,
+  /// the kernel's block is shown to its end once it is handed over.
   void set_end(const Mark& mark, bool whole = false) {
     end_ = mark;
     if (whole && mark.packets > begun(mark.blocks)) {
@@ -169,18 +170,18 @@ class RingPosition {
     }
     ends_ = true;
   }
-  /// Whether all up to the end was read, and no block is open.
+  /// Returns whether everything up to the end was read and no block is open.
   bool at_end() const { return ends_ && !open_ && end_.blocks == 0 && end_.packets <= begun_; }
-  /// Whether nothing comes from the block `ahead` places behind this one on, which is not had,
-  /// before the end is cleared.
+  /// Returns whether, until the end is cleared, nothing more comes from the block `ahead` places
+  /// behind this one or from any later block.
   bool ends_before(unsigned ahead) const {
     if (!ends_ || has(ahead)) return false;
     if (part_ == 0) return ahead >= end_.blocks;
     return part_ahead_ == end_.blocks && part_ == end_.packets && ahead > part_ahead_;
   }
   bool has_end() const { return ends_; }
-  /// Shows everything again. What the reader has left of the kernel's block comes with the rest of
-  /// it; a merge that has it open closes it first.
+  /// Shows everything again. What the reader has left unread of the kernel's block comes with the
+  /// rest of it; a merge that has that block open must close it first.
   void clear_end() {
     ends_ = false;
     if (!open_ || part_ == 0) return;
@@ -189,27 +190,29 @@ class RingPosition {
     open_ = false;
     cursor_ = PacketCursor();
   }
-  /// Whether the block before that is such a one.
+  /// Returns whether the block before the one `ahead` places on is the kernel's, being read in
+  /// place.
   bool is_part_before(unsigned ahead) const { return part_ != 0 && part_ahead_ + 1 == ahead; }
 
-  /// How many blocks the kernel has handed over that are not given back.
+  /// Returns how many blocks the kernel has handed over that are not released.
   unsigned handed_over() const {
     unsigned ahead = 0;
     while (ahead < block_count() && is_new(index(ahead))) ++ahead;
     return ahead;
   }
-  /// The number of the block that the kernel is filling, or will when there is room.
+  /// Returns the number of the block that the kernel is filling, or will fill when there is room.
   std::uint64_t filling() const {
     const unsigned ahead = handed_over();
     return number(index(ahead == 0 ? block_count() - 1 : ahead - 1)) + 1;
   }
 
  private:
-  /// The kernel counts the blocks that it opens, from 1 on (af_packet.c: prb_open_block).
+  /// Returns the block's number: the kernel counts the blocks that it opens, from 1 on
+  /// (af_packet.c: prb_open_block).
   std::uint64_t number(unsigned index) const {
     return __atomic_load_n(&ring_.block(index)->hdr.bh1.seq_num, __ATOMIC_ACQUIRE);
   }
-  /// How many packets the block has; the kernel's grows.
+  /// Returns how many packets the block has; the kernel's block gains more.
   std::uint32_t count(unsigned index) const {
     return __atomic_load_n(&ring_.block(index)->hdr.bh1.num_pkts, __ATOMIC_ACQUIRE);
   }
@@ -218,7 +221,8 @@ class RingPosition {
     const Stamp seconds = __atomic_load_n(&at.ts_sec, __ATOMIC_ACQUIRE);
     return seconds << 32 | __atomic_load_n(&at.ts_nsec, __ATOMIC_ACQUIRE);
   }
-  /// The number first: once it is a new one, the status can't be the lent block's any more.
+  /// Reads the number first: once it is a new one, the status can no longer be the acquired
+  /// block's.
   bool is_new(unsigned index) const {
     return (lent_ == 0 || number(index) > lent_) && ring_.is_ours(index);
   }
@@ -234,12 +238,12 @@ class RingPosition {
   Ring& ring_;
   std::uint32_t headroom_ = 0;
   unsigned index_ = 0;
-  std::uint64_t lent_ = 0;   // the number of the last block that was lent; 0: none was
-  std::uint32_t begun_ = 0;  // packets of the block being read that were read while it was filled
-  Mark end_;                 // of what is shown
-  bool ends_ = false;        // whether there is one
-  // The kernel's block, when it has been given out to be read up to the end: how many packets of
-  // it; 0: it was not.
+  std::uint64_t lent_ = 0;   // the number of the last block that was acquired; 0: none was
+  std::uint32_t begun_ = 0;  // packets of the block being read that were read while the kernel
+                             // filled it
+  Mark end_;                 // where what is shown ends
+  bool ends_ = false;        // whether there is an end
+  // When the kernel's block is being read up to the end: how many packets of it; 0: it is not.
   std::uint32_t part_ = 0;
   unsigned part_ahead_ = 0;
   bool open_ = false;
