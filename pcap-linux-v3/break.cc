@@ -14,8 +14,8 @@
 namespace pcapv3 {
 void Break::request() {
   Call call = Call::kAtOnce;
-  // A break while one is being worked on means it: now. Before the first read there is nothing to
-  // hand over.
+  // A break while an earlier one is being worked on means "now". Before the first read there is
+  // nothing to deliver.
   const bool again = draining() || call_.load(std::memory_order_relaxed) != Call::kNone;
   if (has_reader_.load(std::memory_order_acquire) &&
       pthread_equal(pthread_self(), reader_.load(std::memory_order_relaxed)) != 0) {
@@ -44,7 +44,7 @@ bool Break::begin_read() {
   reader_process_.store(process_generation(), std::memory_order_relaxed);
   const bool nested = reading_.exchange(true, std::memory_order_acquire);
   waiting_.store(false, std::memory_order_relaxed);
-  // The wait was left by a jump: what was called since was not called in it.
+  // The wait was left by a jump: a break called since then was not called during the wait.
   Call jumped = Call::kInHandler;
   call_.compare_exchange_strong(jumped, Call::kUnknown, std::memory_order_relaxed);
   return nested;
@@ -81,7 +81,7 @@ std::uint64_t Break::left_ns() const {
 }
 
 int Break::batch() {
-  constexpr std::uint64_t kSlowNs = 1'000'000;  // a batch
+  constexpr std::uint64_t kSlowNs = 1'000'000;  // for one batch
   constexpr int kMax = 256;
   const std::uint64_t now_ns = monotonic_ns();
   batch_ = now_ns - batch_ns_ < kSlowNs ? std::min(2 * batch_, kMax) : 1;
@@ -91,8 +91,8 @@ int Break::batch() {
 
 void Break::wait_for_reader() const {
   constexpr std::uint64_t kLongestNs = 50'000'000;
-  // Between two reads of pcap_loop(3PCAP) nothing shows that there is one; but that it has not seen
-  // the break yet.
+  // Between two reads of pcap_loop(3PCAP), only a break that it has not seen yet shows that there
+  // is a reader.
   constexpr std::uint64_t kBetweenNs = 5'000'000;
   // A forked process has none of its parent's threads.
   if (!has_reader_.load(std::memory_order_acquire) ||

@@ -30,19 +30,19 @@ constexpr std::uint32_t header_bytes(LinkHeader header) {
 static_assert(kCookedHeadroom >= SLL2_HDR_LEN + kTagBytes);
 static_assert(SLL_ADDRLEN == sizeof(sockaddr_ll::sll_addr));
 
-/// Writes the header at `at`, field by field: `at` has no alignment to speak of.
+/// Copies the header to `at`, which has no particular alignment.
 template <typename Header>
 void put(std::uint8_t* at, const Header& header) {
   std::memcpy(at, &header, sizeof(header));
 }
 
-/// The address, with zeros behind it: the kernel writes no more of the field than the address has
-/// bytes, and what is in the ring from earlier packets is nobody's to see.
+/// Writes the address, with zeros behind it: the kernel writes no more of the field than the
+/// address has bytes, and nobody may see what earlier packets left in the ring.
 void put_address(std::uint8_t (&field)[SLL_ADDRLEN], const sockaddr_ll& from) {
   std::uint64_t bytes;
   std::memcpy(&bytes, from.sll_addr, sizeof(bytes));
   const unsigned unused = 8 * (SLL_ADDRLEN - std::min<unsigned>(from.sll_halen, SLL_ADDRLEN));
-  // Twice, because a shift by all 64 bits is none.
+  // The shift is done in two steps, because a shift by all 64 bits is undefined.
   if constexpr (std::endian::native == std::endian::little) {
     bytes &= ~std::uint64_t{0} >> unused / 2 >> (unused - unused / 2);
   } else {
@@ -72,8 +72,8 @@ void put_sll2(std::uint8_t* at, const sockaddr_ll& from) {
   put(at, h);
 }
 
-/// Whether the kernel took a VLAN tag off the frame. Every kernel that has this ring says so by the
-/// status (af_packet.c: prb_fill_vlan_info), also of a tag that is all zeros.
+/// Returns whether the kernel took a VLAN tag off the frame. Every kernel that has this ring
+/// reports it in the status (af_packet.c: prb_fill_vlan_info), even for a tag that is all zeros.
 bool is_tagged(const tpacket3_hdr& h) { return (h.tp_status & TP_STATUS_VLAN_VALID) != 0; }
 
 std::uint16_t tag_type(const tpacket3_hdr& h) {
@@ -146,24 +146,24 @@ int Delivery::loop(Cursor& cursor, int max, pcap_handler callback, u_char* user,
       header.caplen += kTagBytes;
       header.len += kTagBytes;
     }
-    // Without a filter that cuts, the kernel stores packets whole.
+    // If no filter truncates packets, the kernel stores them whole.
     if (header.caplen > snapshot) header.caplen = snapshot;
 
-    // All before the callback, which may leave by longjmp(3). It is also when the next packet's
-    // header is fetched, while the program works on this one.
+    // All of this happens before the callback, which may leave by longjmp(3). It also fetches the
+    // next packet's header while the program works on this one.
     ++delivered;
     ++counters_of(here).delivered;
     here.next();
     here.commit();
     callback(user, &header, bytes);
-    if (!here.is_there()) break;  // the program has read more itself
+    if (!here.is_there()) break;  // the program has itself read more
   }
   return delivered;
 }
 
 bool Delivery::right_way(const sockaddr_ll& address) const {
   if (address.sll_pkttype != PACKET_OUTGOING) return plan_.direction != PCAP_D_OUT;
-  // lo and CAN interfaces hand every packet sent back as a packet received: once is enough.
+  // lo and CAN interfaces hand every sent packet back as a received one: one of the two is enough.
   if (address.sll_ifindex == plan_.lo_ifindex) return false;
   if (address.sll_hatype == ARPHRD_CAN && plan_.direction != PCAP_D_OUT) return false;
   return plan_.direction != PCAP_D_IN;

@@ -9,29 +9,29 @@
 namespace pcapv3 {
 namespace {
 
-/// Enough for any number of ports whose blocks are in order, so that nothing is allocated later.
+/// Enough for any number of ports whose blocks are in order, so that no more is allocated later.
 constexpr unsigned kPartsAPort = 8;
 
-/// How many packets the scan takes at once: few enough that what they bring into the cache does not
-/// have to wait for room there, and that while they are walked the next can come.
+/// How many packets the scan takes at once: few enough that prefetching them does not have to wait
+/// for room in the cache, and that the next ones can be fetched while these are walked.
 constexpr std::uint32_t kScanAtOnce = 32;
 
-/// Later than any stamp.
+/// A watermark later than any stamp.
 constexpr Stamp kAlways = kEndOfTime - 1;
 
 Stamp minus(Stamp stamp, std::uint64_t ns) {
-  // No division, where no second is passed.
+  // This avoids a division where no second is passed.
   if ((stamp & 0xffffffff) >= ns) return stamp - ns;
   const std::uint64_t from = ns_of(stamp);
   return from > ns ? stamp_of(from - ns) : 0;
 }
 
-/// Of the last packet (af_packet.c: prb_close_block).
+/// Returns the stamp of the block's last packet (af_packet.c: prb_close_block).
 Stamp last_stamp(const tpacket_hdr_v1& header) {
   return Stamp{header.ts_last_pkt.ts_sec} << 32 | header.ts_last_pkt.ts_nsec;
 }
 
-/// When the kernel opened the block, which may be just now.
+/// Returns when the kernel opened the block, which may be happening just now.
 Stamp opened(const tpacket_hdr_v1& header) {
   return Stamp{__atomic_load_n(&header.ts_first_pkt.ts_sec, __ATOMIC_RELAXED)} << 32 |
          __atomic_load_n(&header.ts_first_pkt.ts_nsec, __ATOMIC_RELAXED);
@@ -52,7 +52,7 @@ bool Merge::reserve_more(unsigned parts) {
   void* memory = std::realloc(static_cast<void*>(parts_), capacity * sizeof(Part));
   if (memory == nullptr) return false;
   parts_ = static_cast<Part*>(memory);
-  // The new ones go to the front of the list of the unused.
+  // The new ones go to the front of the list of unused parts.
   for (unsigned i = capacity_; i < capacity; ++i) {
     new (&parts_[i]) Part;
     parts_[i].next_free = i + 1;
@@ -86,7 +86,7 @@ void Merge::sift_up(unsigned at) {
   }
 }
 
-/// Puts the top where it belongs.
+/// Moves the top to its place in the heap.
 void Merge::sift_down() {
   const Head top = heap_[0];
   unsigned at = 0;
@@ -112,18 +112,18 @@ void Merge::push(unsigned port, unsigned block, Run packets, Stamp stamp) {
   sift_up(size_++);
 }
 
-/// Opens the first block of a port that is not open yet.
+/// Opens the first block of a port that is not yet open.
 void Merge::open_block(Input& input) {
   const unsigned slot = input.open++;
   input.position->begin(slot);
   const tpacket_hdr_v1& header = input.position->header(slot);
   input.next_sequence = header.seq_num + 1;
   input.runs[slot] = 1;
-  input.newest[slot] = last_stamp(header);  // what the scan finds is added
+  input.newest[slot] = last_stamp(header);  // the scan adds what it finds
   if (input.scanned == slot) input.scan = input.position->packets(slot);
 }
 
-/// Scans all ports until no packet that is not scanned yet can be older than the heap's top.
+/// Scans all ports until no packet that is not yet scanned can be older than the heap's top.
 void Merge::scan() {
   for (bool some = true; some;) {
     some = false;
@@ -138,17 +138,18 @@ void Merge::scan() {
     }
     if (size_ != 0 && heap_[0].stamp <= scanned_) return;
   }
-  // All is scanned, or memory is short for more: packets go on in the order in which they are.
+  // Everything is scanned, or memory for more is short: packets then go in the order in which they
+  // lie.
   scanned_ = kEndOfTime;
 }
 
-/// Scans a port as far past the oldest packet that is known as must be, and a little more. False if
-/// there was no need, or no memory.
+/// Scans a port as far past the oldest known packet as necessary, and a little more. Returns false
+/// if that was not necessary, or memory is short.
 bool Merge::scan(unsigned port) {
   Input& input = inputs_[port];
   bool some = false;
-  // Room for a run, and for what is corrupt behind it.
-  // If no packet is known, what is next may be older than what has been reached, or corrupt.
+  // This needs room for a run, and for what is corrupt behind it. If no packet is known, the next
+  // one may be older than what has been reached, or corrupt.
   while (input.scanned != input.open &&
          (size_ == 0 || minus(input.reached, kDisorderNs) <= heap_[0].stamp) &&
          reserve(size_ + 2)) {
@@ -158,7 +159,7 @@ bool Merge::scan(unsigned port) {
   return some;
 }
 
-/// Scans some packets, to the end of a run or of the block at most.
+/// Scans some packets, at most to the end of a run or of the block.
 void Merge::scan_run(unsigned port) {
   Input& input = inputs_[port];
   const unsigned slot = input.scanned;
@@ -178,7 +179,7 @@ void Merge::scan_run(unsigned port) {
     scan = at;
     input.last = last;
     input.newest[slot] = std::max(input.newest[slot], last);
-    // A packet from the future tells nothing of those behind it.
+    // A packet from the future says nothing about those behind it.
     input.reached = std::max(input.reached, std::min(last, now_));
     if (scan.has_packet()) return;
   }
@@ -192,8 +193,8 @@ void Merge::scan_run(unsigned port) {
   if (++input.scanned != input.open) scan = input.position->packets(input.scanned);
 }
 
-/// The front's first packet, stamped `walked`, was walked past; and it has no other, or one that
-/// may not be the oldest.
+/// Called when the front's first packet, stamped `walked`, was walked past, and the front has no
+/// other packet, or one that may not be the oldest.
 void Merge::change_top(Stamp walked) {
   if (walked < passed_) {
     ++counters_->late;
@@ -204,7 +205,7 @@ void Merge::change_top(Stamp walked) {
   find_top();
 }
 
-/// Tells the heap where the walk has come to.
+/// Writes the walk's place back to the heap.
 void Merge::commit_top() {
   if (!walking_) return;
   walking_ = false;
@@ -228,7 +229,7 @@ void Merge::pop_top() {
   sift_down();
 }
 
-/// What is next, of what is in the heap.
+/// Finds what is next in the heap.
 void Merge::find_top() {
   if (size_ == 0 || heap_[0].stamp > limit_) {
     if (size_ == 0 || heap_[0].stamp > scanned_) scan();
@@ -253,7 +254,7 @@ void Merge::find_top() {
   if (stamp_ < passed_) rival_ = 0;  // late: each is counted
 }
 
-/// Up to when packets may go: a packet from the future makes nobody wait.
+/// Finds the stamp up to which packets may go: nothing waits because of a packet from the future.
 void Merge::find_limit() {
   limit_ = std::min(watermark_, scanned_);
   if (size_ != 0 && heap_[0].stamp > horizon_) limit_ = std::max(limit_, heap_[0].stamp);
@@ -293,12 +294,12 @@ void Merge::look(std::uint64_t now_ns) {
   commit_top();
   horizon_ = stamp_of(now_ns + window_ns_);
   if (horizon_ < now_) {
-    // The clock was set back: what was known of times is worth nothing.
+    // The clock was set back: what was known about times is void.
     for (Input& input : inputs_) input.watermark = input.reached = 0;
     watermark_ = passed_ = 0;
   }
   now_ = stamp_of(now_ns);
-  if (passed_ > horizon_) passed_ = now_;  // by a packet from the future
+  if (passed_ > horizon_) passed_ = now_;  // a packet from the future was passed
   Stamp watermark = kEndOfTime;
   Stamp forced = 0;
   for (unsigned port = 0; port < ports_; ++port) {
@@ -311,7 +312,7 @@ void Merge::look(std::uint64_t now_ns) {
     }
     find_watermark(input, now_ns);
     watermark = std::min(watermark, input.watermark);
-    // Waiting must not make the ring overflow: when half of it is full, what is open may go.
+    // Waiting must not make the ring overflow: when half of it is full, the open blocks may go.
     if (input.open != 0 && !one_interface_ &&
         input.position->has(input.position->block_count() / 2)) {
       forced = std::max(forced, input.newest[0]);
@@ -333,7 +334,8 @@ void Merge::find_watermark(Input& input, std::uint64_t now_ns) {
   }
   if (input.open == input.position->block_count() || input.position->has(input.open) ||
       input.position->is_part_before(input.open)) {
-    // It is opened when the first one has been passed on, which so must not wait.
+    // The next block is opened once the first open one has been delivered, which therefore must not
+    // wait.
     watermark = input.newest[0];
   } else {
     const tpacket_hdr_v1& header = input.position->header(input.open);
@@ -358,7 +360,7 @@ void Merge::find_watermark(Input& input, std::uint64_t now_ns) {
       if (!one_interface_) watermark = std::max(watermark, minus(now, window_ns_));
     }
   }
-  // A packet from the future tells nothing of what can still come.
+  // A packet from the future says nothing about what can still come.
   input.watermark = std::max(input.watermark, std::min(watermark, now));
 }
 

@@ -24,13 +24,14 @@ pcapv3::LinkHeader link_header_of(const pcapv3_host_view& view) {
   return view.link_type == DLT_LINUX_SLL2 ? pcapv3::LinkHeader::kSll2 : pcapv3::LinkHeader::kSll;
 }
 
-/// Where the kernel can cut packets off, so that the program still gets its snapshot length; 0 if
-/// none is longer than that anyway.
+/// Returns the length at which the kernel can truncate packets while the program still gets its
+/// snapshot length; 0 if no packet is longer than that anyway.
 std::uint32_t truncation_for(const pcapv3_host_view& view, std::uint64_t largest_packet) {
   const auto snapshot = static_cast<std::uint32_t>(view.snapshot);
   if (snapshot >= largest_packet) return 0;
-  // An SLL header, the shorter one, takes its share of a cooked packet's snapshot length. Past the
-  // place of a VLAN tag at least, because a packet that ends before it gets none (delivery.cc).
+  // An SLL header, the shorter one, takes its share of a cooked packet's snapshot length. The
+  // result is never before the place of a VLAN tag, because a packet that ends before it gets none
+  // (delivery.cc).
   constexpr std::uint32_t kSllBytes = 16;
   constexpr std::uint32_t kTagPlace = 14;
   const std::uint32_t header = view.cooked != 0 ? kSllBytes : 0;
@@ -49,14 +50,15 @@ pcapv3_port::~pcapv3_port() {
   write_summary();
   pcapv3::release_confinement();
   blocks_.drop_filter();
-  // Blocks that another process has acquired never come back here: the ring does not wait for them.
+  // Blocks that another process has acquired never come back here, so the ring does not wait for
+  // them.
   if (is_own()) blocks_.close(std::move(ring_));
 }
 
 void pcapv3_port::write_summary() {
   if (!active_ || !stats_.on() || !is_own()) return;
   blocks_.collect(counters_);
-  // What has come for a member of a fan-out group in the meantime nobody else has got.
+  // What has come since for a member of a fan-out group, nobody else has got.
   if (frozen_ && !fans_out()) counters_.received = frozen_received_;
   char text[500];
   pcapv3::summarize(counters_, device_, merged_, two_rings_, text, sizeof(text));
@@ -94,7 +96,7 @@ bool pcapv3_port::takes_immediate() const {
 }
 
 bool pcapv3_port::adapts() const {
-  // CBPF fan-out is there from 4.3 on; a socket is in one group.
+  // CBPF fan-out exists from 4.3 on; a socket can be in one group only.
   return settings_.immediate == pcapv3::Settings::Immediate::kAdaptive && !fans_out() &&
          pcapv3::kernel_is_at_least(4, 3);
 }
@@ -127,12 +129,12 @@ bool pcapv3_port::replace_socket(int fd, int spare, int index, bool loopback) {
     return false;
   }
   if (dup3(spare, fd, O_CLOEXEC) < 0) return false;
-  ring_.swap(ring);  // which is the old one now: with it, the old socket goes
-  // What is done with blocks that are outstanding is not in the summary.
+  ring_.swap(ring);  // now `ring` is the old one; when it goes, so does the old socket
+  // The summary does not include what is done with outstanding blocks.
   blocks_.collect(counters_);
   counters_.unwalked += blocks_.uncollected();
   counters_.outstanding = 0;
-  blocks_.close(std::move(ring));  // which stays while they are
+  blocks_.close(std::move(ring));  // the ring stays while they are outstanding
   position_.restart();
   lost_from_ = lost_to_ = 0;
   return true;
@@ -217,8 +219,8 @@ void pcapv3_port::log_stock(const char* why) { debug_.line("%s: stock handle: %s
 
 void pcapv3_port::begin_read() {
   if (truncate_at_ != 0) {
-    // Not before the first read: a program that sets a filter has done so by now, and the packets
-    // that had come before were filtered by it whole.
+    // Not before the first read: a program that sets a filter has done so by now, and that filter
+    // has seen the earlier packets whole.
     options_.truncate_at(truncate_at_);
     truncate_at_ = 0;
   }
@@ -248,7 +250,7 @@ const char* pcapv3_port::count_corrupt(const pcapv3::PacketCursor& cursor, unsig
 void pcapv3_port::freeze_stats(bool complete) {
   host_.count(handle_);
   frozen_ = complete;
-  // What blocks have that are outstanding, or were released since it was asked last, is as good as
+  // Packets in blocks that are outstanding, or were released since the last collect(), count as
   // seen.
   frozen_received_ = counters_.seen() + blocks_.uncollected();
 }
@@ -266,9 +268,9 @@ void pcapv3_port::before_count() {
 
 void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
   if (drops != 0 && position_.block_count() != 0) {
-    // The kernel has forgotten these drops: blocks that it closes from now on do not tell of them.
-    // It may have closed one or more since before_count().
-    // What was told before stays told until it has been read.
+    // The kernel has forgotten these drops: blocks that it closes from now on do not report them.
+    // It may have closed one or more since before_count(). The numbers reported before stay until
+    // they have been read.
     if (lost_to_ < position_.header(0).seq_num) lost_from_ = filling_;
     lost_to_ = position_.filling();
   }

@@ -17,14 +17,14 @@ using pcapv3::Ready;
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint64_t kForever = pcapv3::WaitSet::kForEver;
 
-/// Returns how long it is until then, in nanoseconds of CLOCK_MONOTONIC.
+/// Returns how long it is until `ns` of CLOCK_MONOTONIC, in nanoseconds.
 std::uint64_t until(std::uint64_t ns) {
   const std::uint64_t now = pcapv3::monotonic_ns();
   return ns > now ? ns - now : 0;
 }
 
-/// Its place tells threads apart. (Initial-exec: the other ways to have such a variable want a
-/// library more.)
+/// Its address tells threads apart. (Initial-exec: the other ways to have such a variable need one
+/// more library.)
 __thread char this_thread __attribute__((tls_model("initial-exec")));
 
 }  // namespace
@@ -72,40 +72,40 @@ const char* pcapv3_reader::drop_corrupt() {
   return two_->drop_corrupt();
 }
 
-/// The packets of a block that is being read by itself; null if there are none.
+/// Returns the packets of a block that is being read directly; null if there are none.
 pcapv3::PacketCursor* pcapv3_reader::open_packets() {
   if (kind_ == Kind::kSingle) return single_.open_packets();
   return kind_ == Kind::kTwoRings ? two_->open_packets() : nullptr;
 }
 
-/// Releases a block that was read by itself and to its end.
+/// Releases a block that was read directly and to its end.
 void pcapv3_reader::release_spent() {
   if (kind_ == Kind::kSingle) single_.release_spent();
   if (kind_ == Kind::kTwoRings) two_->release_direct();
 }
 
-/// Releases all that was read to the end but what is read by itself.
+/// Releases everything that was read to the end, except for what is read directly.
 void pcapv3_reader::release_all_spent() {
   if (kind_ == Kind::kMerged) merged_->release_spent();
   if (kind_ == Kind::kTwoRings) two_->release_spent();
 }
 
-/// Whether nothing that was found is left to deliver.
+/// Returns whether nothing that was found is left to deliver.
 bool pcapv3_reader::is_drained() {
   if (kind_ == Kind::kSingle) return single_.open_packets() == nullptr;
   return kind_ == Kind::kTwoRings ? two_->is_drained() : merged_->merge().done();
 }
 
-/// Whether there may be packets that no event will report. Only where a program can wait on the
-/// set.
+/// Returns whether there may be packets that no event will report. Called only where a program can
+/// wait on the set.
 bool pcapv3_reader::has_more() {
-  if (break_.draining()) return true;  // to say that it is over, at least
+  if (break_.draining()) return true;  // at least its end is to be reported
   return kind_ != Kind::kTwoRings || two_->has_more();
 }
 
 bool pcapv3_reader::keeps_packet() const {
-  // For as long as a block is kept, the port's own socket calls itself readable (af_packet.c:
-  // packet_poll): where the program selects on that, a block's last packet is not kept.
+  // As long as a block is kept, the port's own socket reports itself readable (af_packet.c:
+  // packet_poll): where the program selects on that socket, a block's last packet is not kept.
   return !releases_at_once() || !ports_.ports[0]->position().cursor().done();
 }
 
@@ -119,7 +119,7 @@ void pcapv3_reader::follow_changes() {
 // ---- The loop ----
 
 int pcapv3_reader::read(int count, pcap_handler callback, u_char* user) {
-  // First of all: a close by another thread waits for what the first read does, too.
+  // This comes first: a close by another thread must wait for what the first read does, too.
   const bool nested = break_.begin_read();
   begin_read();
   acquires_ = false;
@@ -127,7 +127,7 @@ int pcapv3_reader::read(int count, pcap_handler callback, u_char* user) {
   if (count != 1 || open_packets() == nullptr || break_.draining()) {
     status = run(count <= 0 ? INT_MAX : count, 0, callback, user);
   } else {
-    // What pcap_next_ex(3PCAP) finds most of the time: a packet in the midst of a block.
+    // What pcap_next_ex(3PCAP) finds most of the time: a packet in the middle of a block.
     follow_changes();
     status = delivery_.run(*open_packets(), 1, callback, user);
     status = status == 1 && open_packets() != nullptr && *break_flag_ == 0
@@ -147,24 +147,24 @@ void pcapv3_reader::begin_read() {
   for (unsigned i = 0; i < ports_.count; ++i) ports_.ports[i]->begin_read();
 }
 
-/// Reads until `max` packets are delivered, `delivered` of them before.
+/// Reads until `max` packets are delivered, counting `delivered` that were delivered before.
 int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* user) {
-  bool looked = false;     // at packets, if only to reject them
+  bool looked = false;     // at packets, even if all were rejected
   bool collected = false;  // events
   give_up_ns_ = 0;
   if (break_.draining() && drains_whole_) begin_drain(false);  // blocks were acquired before
   // A program that waits by select(2) may have done so for an event that brings nothing, such as a
-  // block that was read already: its read must not wait on then. To be asked before that block is
-  // released, which takes the event away. One that does not wait in its reads would be told once
-  // more of what this read finds.
+  // block that was already read: its read must not wait any longer then. The events must be asked
+  // for before that block is released, which takes the event away. If the reads do not wait, the
+  // descriptor would report a second time what this read finds.
   if (watched_ && is_drained()) {
     if (!collect(0, collected)) return PCAP_ERROR;
     collected |= nonblocking_;
   }
   for (;;) {
     if (*break_flag_ != 0) {
-      // A break that is none of the callback's must not cost the caller what was delivered: it is
-      // the next read's.
+      // If the break is not the callback's, the caller must not lose what was delivered: the break
+      // then belongs to the next read.
       if (delivered >= max && !break_.is_callbacks()) return stay(delivered);
       if (!drains_after_break(false)) return PCAP_ERROR_BREAK;
     }
@@ -190,7 +190,7 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
         break;
     }
     if (break_.draining()) {
-      // All that is there up to the ends may go, so that nothing is left.
+      // Everything up to the ends may go, so nothing is left.
       if (drain_more(false)) continue;
       return end_drain(true);
     }
@@ -211,14 +211,14 @@ int pcapv3_reader::fail(const char* text) {
   return stay(PCAP_ERROR);
 }
 
-/// Ends a read after which nothing may go just now; what is held makes the descriptor readable when
+/// Ends a read after which nothing may go for now; what is held makes the descriptor readable once
 /// it may.
 int pcapv3_reader::leave(int status) {
   if (watched_) wait_.wake_in(std::min(until_next(), until_look(false)));
   return status;
 }
 
-/// Ends a read after which something may go.
+/// Ends a read after which more may go.
 int pcapv3_reader::stay(int status) {
   if (watched_) wait_.stay_awake();
   return status;
@@ -251,12 +251,12 @@ int pcapv3_reader::wait_to_acquire(std::uint64_t until_ns, pcap_v3_block** block
   for (;;) {
     if (*break_flag_ != 0 && !drains_after_break(true)) return PCAP_ERROR_BREAK;
     const int status = acquire_next(block);
-    // There may be another: a program that waits for the descriptor is to come back.
+    // There may be another block: a program that waits on the descriptor must come back.
     if (status != 0) return stay(status);
     std::uint64_t wait_ns = until_ns == kForever ? until_ns : until(until_ns);
     if (break_.draining()) {
       if (is_at_ends() && !drain_more(true)) return end_drain(true);
-      // A handle that does not block leaves the kernel's blocks where they are.
+      // A nonblocking handle leaves the kernel's blocks where they are.
       if (nonblocking_ || break_.is_overdue()) return end_drain(false);
       wait_ns = std::min(break_.left_ns(), pcapv3::Hotplug::kUnreadNs);
     } else {
@@ -270,8 +270,8 @@ int pcapv3_reader::wait_to_acquire(std::uint64_t until_ns, pcap_v3_block** block
   }
 }
 
-/// Acquires a block of the next port that has one: 1, 0, or PCAP_ERROR with the handle's error
-/// text.
+/// Acquires a block of the next port that has one. Returns 1; 0 if there is none; or PCAP_ERROR,
+/// with the handle's error text.
 int pcapv3_reader::acquire_next(pcap_v3_block** block) {
   if (!look_after_ports()) return PCAP_ERROR;
   for (unsigned n = 0; n < ports_.count; ++n) {
@@ -288,8 +288,8 @@ int pcapv3_reader::acquire_next(pcap_v3_block** block) {
   return 0;
 }
 
-/// Leaves off reading packets in favour of blocks. A merge has no place at which one could change
-/// over, but when it holds no block. False, with the handle's error text.
+/// Stops reading packets in favour of blocks. A merge can only change over while it holds no block.
+/// Returns false, with the handle's error text, if it holds one or if that fails.
 bool pcapv3_reader::leave_packets() {
   release_all_spent();
   const bool left = kind_ == Kind::kSingle     ? true
@@ -311,8 +311,8 @@ bool pcapv3_reader::leave_packets() {
 
 // ---- Breaks ----
 
-/// The break flag is set. Returns whether the read goes on, to drain. With `whole`, blocks are
-/// acquired and not packets read.
+/// Called when the break flag is set. Returns whether the read goes on, to drain. With `whole`,
+/// blocks are being acquired rather than packets read.
 bool pcapv3_reader::drains_after_break(bool whole) {
   if (releases_at_once()) release_spent();
   if (break_.draining()) clear_ends();
@@ -322,14 +322,14 @@ bool pcapv3_reader::drains_after_break(bool whole) {
   return true;
 }
 
-/// What the rings hold now is what is delivered before the read ends; see drain.h.
+/// Starts a drain: what the rings hold now is delivered before the read ends; see drain.h.
 void pcapv3_reader::begin_drain(bool whole) {
   drained_seen_ = seen();
   drains_whole_ = whole;
   clear_ends();
   pcapv3::RingPosition* positions[pcapv3::PortSet::kMaxPorts];
   for (unsigned i = 0; i < ports_.count; ++i) positions[i] = &ports_.ports[i]->position();
-  break_.set_waiting(true);  // nothing but a signal handler runs on this thread meanwhile
+  break_.set_waiting(true);  // until then only a signal handler runs on this thread
   pcapv3::set_ends(grace_period_, positions, ports_.count, whole);
   break_.set_waiting(false);
   if (kind_ == Kind::kMerged) merged_->merge().set_draining(true);
@@ -349,15 +349,15 @@ bool pcapv3_reader::is_at_ends() const {
   return true;
 }
 
-/// Returns the number of packets that were read.
+/// Returns the number of packets that the ports have accounted for.
 std::uint64_t pcapv3_reader::seen() const {
   std::uint64_t seen = 0;
   for (unsigned i = 0; i < ports_.count; ++i) seen += ports_.ports[i]->counters().seen();
   return seen;
 }
 
-/// Whether there is another round: what comes for a member of a fan-out group until its handle is
-/// closed is nobody else's, so that it takes in what it can.
+/// Returns whether there is another round: nobody else gets what comes for a member of a fan-out
+/// group until its handle is closed, so it reads what it can.
 bool pcapv3_reader::drain_more(bool whole) {
   constexpr std::uint64_t kRoundsNs = pcapv3::Break::kLongestDrainNs / 5;
   if (!ports_.ports[0]->fans_out() || seen() == drained_seen_ ||
@@ -369,9 +369,9 @@ bool pcapv3_reader::drain_more(bool whole) {
   return true;
 }
 
-/// Ends a drain, and with it the read. `complete`: all that had come before the break was handed
-/// over, so that the statistics can be frozen as of then; what the kernel counted since is not in
-/// them.
+/// Ends a drain, and with it the read. `complete` means that everything that had come before the
+/// break was delivered, so that the statistics can be frozen as of then; they do not include what
+/// the kernel has counted since.
 int pcapv3_reader::end_drain(bool complete) {
   release_all_spent();
   *break_flag_ = 0;
@@ -387,8 +387,8 @@ int pcapv3_reader::end_drain(bool complete) {
 
 // ---- Waiting ----
 
-/// There is nothing to deliver: waits until that may have changed. `collected`: whether events were
-/// there since the read began.
+/// Called when there is nothing to deliver: waits until that may have changed. `collected` says
+/// whether there have been events since the read began.
 pcapv3_reader::Waited pcapv3_reader::wait(bool& collected) {
   if (!waits_by_set()) return coalesce() ? Waited::kLook : wait_by_host();
   if (!may_have_packets()) return Waited::kFailed;
@@ -405,14 +405,14 @@ pcapv3_reader::Waited pcapv3_reader::wait(bool& collected) {
   return Waited::kLook;
 }
 
-/// As stock code waits, which a process may have confined itself to.
+/// Waits as stock code does, because a process may have confined itself to that.
 pcapv3_reader::Waited pcapv3_reader::wait_by_host() {
   break_.set_waiting(true);
   const int status = host_.wait(handle_);
   break_.set_waiting(false);
   coalescing_.woke(pcapv3::monotonic_ns());
   if (status == PCAP_ERROR_BREAK) {
-    *break_flag_ = 1;  // which is the loop's to see
+    *break_flag_ = 1;  // the loop checks it
   } else if (status != 0) {
     return Waited::kFailed;
   }
@@ -420,8 +420,8 @@ pcapv3_reader::Waited pcapv3_reader::wait_by_host() {
   return over ? Waited::kOver : Waited::kLook;
 }
 
-/// The sleep of a reader that is busy, in place of a wait; see coalesce.h. Returns whether this was
-/// one. The events of the blocks that it finds are left for the next wait.
+/// Lets a busy reader sleep in place of a wait; see coalesce.h. Returns whether it slept. The
+/// events of the blocks that came meanwhile are left for the next wait.
 bool pcapv3_reader::coalesce() {
   if (kind_ == Kind::kTwoRings || nonblocking_) return false;
   std::uint64_t delivered = 0;
@@ -440,8 +440,8 @@ bool pcapv3_reader::coalesce() {
   return slept;
 }
 
-/// False if it found the event of a break that was seen by its flag before: that is the wait's to
-/// take.
+/// Returns false if it found the event of a break that was already seen by its flag: the wait must
+/// take that event.
 bool pcapv3_reader::sleep(int ms) {
   if (wait_.is_open()) {
     wait_.sleep(ms);
@@ -450,11 +450,11 @@ bool pcapv3_reader::sleep(int ms) {
   return host_.wait_for_break(handle_, ms) == 0 || *break_flag_ != 0;
 }
 
-/// Takes the events that there are, and waits up to `wait_ns` for one; `some` says whether there
-/// were any. False, with the handle's error text, if it is impossible.
+/// Takes the pending events, or waits up to `wait_ns` for one; `some` returns whether there were
+/// any. Returns false, with the handle's error text, if that fails.
 bool pcapv3_reader::collect(std::uint64_t wait_ns, bool& some) {
   pcapv3::WaitSet::Events events;
-  // A break that came before is seen by its flag only.
+  // A break that came before shows only in its flag.
   wait_ns = *break_flag_ != 0 ? 0 : std::min(wait_ns, until_look(true));
   break_.set_waiting(true);
   const bool ok = wait_.collect(wait_ns, events);
@@ -474,14 +474,15 @@ bool pcapv3_reader::collect(std::uint64_t wait_ns, bool& some) {
   return true;
 }
 
-/// A reader that never has to wait learns of events now and then.
+/// Has a reader that never has to wait collect events from time to time. Returns false if that
+/// fails.
 bool pcapv3_reader::look_after_ports() {
   constexpr std::uint64_t kEveryNs = 100 * kNsPerMs;
   bool some;
   return pcapv3::monotonic_ns() - collected_ns_ < kEveryNs || collect(0, some);
 }
 
-/// False, with the handle's error text, when no port can bring a packet any more.
+/// Returns false, with the handle's error text, when no port can bring another packet.
 bool pcapv3_reader::may_have_packets() {
   if (is_lone()) return check_lone();
   if (hotplug_.may_have_packets()) return true;
@@ -496,25 +497,26 @@ bool pcapv3_reader::may_have_blocks() {
   return false;
 }
 
-/// As stock code does once its descriptor has had an error: an interface that went down may be
-/// going away, of which no event of its socket tells (af_packet.c: packet_notifier). False, with
-/// the handle's error text, when the lone port's interface is gone.
+/// Checks the interface, as stock code does once its descriptor has had an error: an interface that
+/// went down may be going away, which no event of its socket reports (af_packet.c:
+/// packet_notifier). Returns false, with the handle's error text, when the lone port's interface is
+/// gone.
 bool pcapv3_reader::check_lone() {
   if (!troubled_) return true;
   if (kind_ == Kind::kTwoRings) two_->clear_error();
   const int status = host_.check(handle_);
   troubled_ = status == PCAP_ERROR || host_.is_down(handle_) != 0;
-  if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;  // which is the loop's to see
+  if (status == PCAP_ERROR_BREAK) *break_flag_ = 1;  // the loop checks it
   return status != PCAP_ERROR;
 }
 
-/// How long until time alone brings something about, in nanoseconds: packets that may go, the end
-/// of a read, or the end of the last port, which nothing else may report any more.
+/// Returns how long it is until something happens by time alone, in nanoseconds: packets may go, a
+/// read ends, or the last port is over, which perhaps nothing else will report.
 std::uint64_t pcapv3_reader::until_next() {
   std::uint64_t left_ns = kForever;
   const pcapv3::Merge* const merge = this->merge();
   if (merge != nullptr && merge->holds()) {
-    const std::uint64_t deadline_ns = merge->deadline_ns();  // as packets are stamped
+    const std::uint64_t deadline_ns = merge->deadline_ns();  // by the clock that stamps packets
     const std::uint64_t now_ns = pcapv3::realtime_ns();
     left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
   } else if (!is_lone() && hotplug_.is_all_gone()) {
@@ -527,9 +529,9 @@ std::uint64_t pcapv3_reader::until_next() {
   return left_ns;
 }
 
-/// How long until the ports are to be looked at again whatever events say, in nanoseconds. A
-/// program that is not reading is woken seldom: stock code has it come by a time-out of its own
-/// (pcap_get_required_select_timeout(3PCAP)).
+/// Returns how long it is, in nanoseconds, until the ports must be looked at again whatever the
+/// events say. A program that is not reading is woken seldom: stock code has it come back by a
+/// time-out of its own (pcap_get_required_select_timeout(3PCAP)).
 std::uint64_t pcapv3_reader::until_look(bool reading) const {
   constexpr std::uint64_t kSeldomNs = 100 * kNsPerMs;
   if (is_lone()) return !troubled_ ? kForever : reading ? kNsPerMs : kSeldomNs;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How a reader gets its ports, and what the program is given to wait on.
+// How a reader gets its ports, and which descriptor the program is given to wait on.
 
 #include <errno.h>
 #include <unistd.h>
@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint32_t kWindowMs = 25;
-/// The longest retire timeout of one of several ports: its packets come within two of them, so that
-/// nothing has to wait for much longer than half of the window.
+/// The longest retire timeout of one of several ports. A port's packets come within two of these,
+/// so that nothing has to wait much longer than half of the window.
 constexpr std::uint32_t kMaxRetireMs = 8;
 
 }  // namespace
@@ -31,7 +31,7 @@ bool pcapv3_reader::open() {
          debug_.open("PCAPV3_DEBUG", environment, error_);
 }
 
-/// What a drain needs, which wants the privilege that capturing wants.
+/// Opens what a drain needs, which takes the privilege that capturing takes.
 void pcapv3_reader::open_drain() {
   break_.allow_drain(settings_.drain);
   if (settings_.drain && !grace_period_.open()) {
@@ -49,7 +49,7 @@ void pcapv3_reader::set_port(pcapv3_port& port, int socket) {
   ports_.sockets[0] = socket;
   ports_.count = 1;
   follow();
-  // With blocks that are no further apart than a pause, packets come within two pauses.
+  // If blocks are no further apart than a coalescing sleep, packets come within two of these.
   const pcapv3::Geometry& ring = port.ring().geometry();
   coalescing_.add(ring.ring_bytes(), ring.block_count,
                   std::min(ring.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);
@@ -80,8 +80,8 @@ void pcapv3_reader::drop_frames() {
   two_ = nullptr;
 }
 
-/// Waits for a port that is read alone by the set from now on, because the program acquires its
-/// blocks. False, with the handle's error text.
+/// Waits by the set from now on for a port that is read alone, because the program acquires its
+/// blocks. Returns false, with the handle's error text, if that fails.
 bool pcapv3_reader::enter_set() {
   if (!wait_.is_open()) {
     if (!wait_.open({}, error_)) {
@@ -90,7 +90,7 @@ bool pcapv3_reader::enter_set() {
     }
     break_.set_event(wait_.break_event());
   }
-  // A forked process may share the set with its parent, where it still is.
+  // A forked process may share the set with its parent, and the socket is then still in it.
   if (!wait_.add(0, ports_.sockets[0]) && errno != EEXIST) {
     error_.set("can't wait for %s: %s", ports_.ports[0]->device(), std::strerror(errno));
     host_.error(handle_, error());
@@ -123,7 +123,7 @@ std::uint32_t pcapv3_reader::max_retire_ms() const {
 }
 
 bool pcapv3_reader::set_ports(unsigned count, pcapv3_port* const* ports, const int* sockets) {
-  // First what can fail. A port that takes another's place needs no memory more.
+  // What can fail comes first. A port that takes another's place needs no more memory.
   if (ports_.count == 0) {
     for (unsigned i = 0; i < count; ++i) {
       if (!merged_->add(i, *ports[i], ports[i]->position())) {
@@ -154,31 +154,32 @@ bool pcapv3_reader::set_ports(unsigned count, pcapv3_port* const* ports, const i
   return true;
 }
 
-/// A port's ring, which decides how long others can be kept waiting.
+/// Adapts to a port's ring, which decides how long the other ports can be kept waiting.
 void pcapv3_reader::note_ring(const pcapv3::Geometry& geometry) {
   if (settings_.window_ms == 0) {
-    // A ring of few blocks has a longer timeout than was asked for (geometry.cc).
+    // A ring of few blocks has a longer timeout than was requested (geometry.cc).
     window_ns_ =
         std::max(window_ns_, (2 * std::uint64_t{geometry.retire_ms} + kMaxRetireMs) * kNsPerMs);
     merged_->merge().set_window(window_ns_);
     hotplug_.set_window(window_ns_);
   }
-  // A packet waits for its block, for a pause, and for its place: less than the window in all, as a
-  // rule.
+  // A packet waits for its block, for a coalescing sleep, and for its place in the order: normally
+  // less than the window in all.
   const std::uint64_t retire_ns = std::min(geometry.retire_ms, kMaxRetireMs) * kNsPerMs;
   coalescing_.add(geometry.ring_bytes(), geometry.block_count,
                   std::min(retire_ns * 15 / 8, window_ns_ * 3 / 5));
 }
 
-// A forked process may read on by the same descriptors. So nothing is taken out of the set that
-// they wait on: what this process closes goes from there when the last one has closed it.
+// A forked process may go on reading through the same descriptors. So nothing is removed from the
+// set that both wait on: a descriptor that this process closes leaves the set when its last owner
+// has closed it.
 void pcapv3_reader::remove_ports() {
   for (unsigned i = 0; i < ports_.count && merged_ != nullptr; ++i) merged_->remove(i);
   ports_.count = 0;
 }
 
-/// Delivers as the ports' plans say. They have all in common but the filter that each may run here;
-/// and two copies of each packet come on lo.
+/// Delivers as the ports' plans say. The plans have everything in common except the userland
+/// filter, which each port may have; and on lo each packet comes twice.
 void pcapv3_reader::follow() {
   pcapv3::Plan common;
   pcapv3::UserlandFilter filter;
@@ -188,7 +189,7 @@ void pcapv3_reader::follow() {
     const pcapv3::Plan& plan = ports_.ports[i]->plan();
     followed_ += ports_.ports[i]->plan_version();
     common = plan;
-    // Only has to be some filter: the ports' own are asked.
+    // Any filter will do here: the ports' own are run.
     if (plan.filter.run != nullptr) filter = plan.filter;
     loopback |= plan.ifindex == plan.lo_ifindex;
   }
@@ -212,8 +213,8 @@ bool pcapv3_reader::hides_descriptor(int timeout_ms) {
 bool pcapv3_reader::watch_descriptor() {
   if (two_ != nullptr ? !two_->pair().watch() : merged_ == nullptr) return false;
   if (watched_.exchange(true) || !has_read()) return true;
-  if (maker_.is_other()) return true;  // the timer and all that is another process's, too
-  // Events that have been taken already will not come again.
+  if (maker_.is_other()) return true;  // the timer and the rest belong to another process, too
+  // Events that have already been taken will not come again.
   if (!is_reader()) {
     break_.wake();
   } else if (has_more()) {
