@@ -15,9 +15,10 @@ inline std::uint64_t clock_ns(clockid_t clock) {
          static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-/// CLOCK_REALTIME in nanoseconds, to be compared with packets' stamps only: it can be set.
+/// Returns CLOCK_REALTIME in nanoseconds, which must be compared with packets' stamps only, because
+/// it can be set.
 inline std::uint64_t realtime_ns() { return clock_ns(CLOCK_REALTIME); }
-/// CLOCK_MONOTONIC in nanoseconds, for time-outs and deadlines.
+/// Returns CLOCK_MONOTONIC in nanoseconds, for time-outs and deadlines.
 inline std::uint64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
 
 }  // namespace pcapv3

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Delivery from a block to a callback that dumps packets to a file: it announces to
-// pcap_dump(3PCAP) for how long no wait follows (dump_run.h), so that a savefile is written in
+// pcap_dump(3PCAP) for which packets no wait follows (dump_run.h), so that a savefile is written in
 // large pieces.
 //
-// That a callback dumps is a guess, from the block before: one that has dumped each of its packets
-// to one file will go on.
+// Whether a callback dumps is a guess from the block before: a callback that dumped each of that
+// block's packets to one file is expected to continue.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -16,8 +16,8 @@ namespace pcapv3 {
 
 class DumpAhead {
  public:
-  /// Delivers up to `max` packets from the open block of `position`, by `plan`, which `delivery`
-  /// follows. Returns how many.
+  /// Delivers up to `max` packets from the open block of `position` according to `plan`, which
+  /// `delivery` must follow. Returns how many were delivered.
   int deliver(Delivery& delivery, const Plan& plan, RingPosition& position, int max,
               pcap_handler callback, u_char* user);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Writing savefiles: what a reader of packets announces to whoever dumps them in its callback
+ * Writing savefiles: what a reader of packets announces to the code that dumps them in its callback
  * (dump_ahead.h writes it; compat/savefile.c, which is pcap_dump(3PCAP), reads it).
  */
 #ifndef PCAP_LINUX_V3_DUMP_RUN_H
@@ -12,19 +12,19 @@
 extern "C" {
 #endif
 
-/* Both are the calling thread's. (Initial-exec: the other ways to have such a variable want a
- * library more.) */
+/* Both belong to the calling thread. (Initial-exec: the other ways to have such a variable need one
+ * more library.) */
 #define DUMP_RUN_THREADS \
   extern __thread __attribute__((tls_model("initial-exec"), visibility("hidden")))
 
 /*
- * Which packets are followed by another one at once, without a wait, that will be dumped to the
- * same file, so that these need not be written out when they are dumped: those with `header`, a
- * place on the reader's stack, and with bytes behind `from` and before `to`, in the block that it
- * walks. `header` is 0 where there are none.
+ * Identifies the packets that are followed at once, without a wait, by another one that will be
+ * dumped to the same file, so that they need not be written out when they are dumped: those with
+ * `header`, an address on the reader's stack, and with bytes behind `from` and before `to`, in the
+ * block that it walks. `header` is 0 if there are none.
  *
- * A live read sets it around its callbacks. One that is left by longjmp(3) or an exception can't
- * take it back; but whoever dumps after that has another header, or at least none of the block's
+ * A live read sets it around its callbacks. A read that is left by longjmp(3) or an exception can't
+ * reset it; but whoever dumps after that has another header, or at least none of the block's
  * packets that lie behind the last one dumped. So nothing here has to be right after such a jump.
  */
 struct dump_run {
@@ -34,7 +34,7 @@ struct dump_run {
 };
 DUMP_RUN_THREADS struct dump_run pcapv3_dump_run;
 
-/* How many packets in a row have been dumped to one file for which that matters. */
+/* The number of packets in a row that were dumped to one file for which this matters. */
 DUMP_RUN_THREADS unsigned pcapv3_dump_row;
 
 #ifdef __cplusplus

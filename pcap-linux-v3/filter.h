@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The filter of a handle, for packets that have to be filtered here because the kernel can't, or
-// has not yet: which packets that is. Running it is libpcap's.
+// The userland filter of a handle, for packets that must be filtered here because the kernel can't
+// do it, or has not done it yet: which packets those are. Running it is up to libpcap.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +17,14 @@ using PacketFilter = pcapv3_host_filter;
 struct UserlandFilter {
   PacketFilter run = nullptr;  ///< Null: the kernel's filter is all there is.
   void* owner = nullptr;
-  /// When the kernel got the filter: packets stamped later have passed it there, so that those
-  /// which are cut off, maybe too short to be filtered once more, are not.
+  /// When the kernel got the filter. Packets stamped later have passed it there, so they are not
+  /// filtered again: they may be truncated, and too short for it.
   Stamp until = kEndOfTime;
-  /// Whether the filter here covers all that the kernel's can. If not, whole packets stamped
-  /// later are left to the kernel too.
+  /// Whether the filter here covers all that the kernel's can. If not, whole packets stamped later
+  /// are left to the kernel, too.
   bool is_whole = true;
 
-  /// Whether a packet has to be filtered here. `is_cut`: not all of its bytes are there.
+  /// Returns whether a packet must be filtered here. `is_cut` means that the packet is truncated.
   bool applies_to(Stamp stamp, bool is_cut) const {
     return run != nullptr && ((is_whole && !is_cut) || stamp <= until);
   }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// An RCU grace period on request: after it, every packet that the kernel was putting into a ring
-// when it was asked for is there, whole.
+// An RCU grace period on request: after it, every packet that the kernel was putting into a ring at
+// the time of the request is there, whole.
 //
 // This is what makes the block that the kernel is filling readable. The kernel counts a packet in
 // the block before it copies it (af_packet.c: prb_fill_curr_block), and does both within one RCU
 // read section (net/core/dev.c: __netif_receive_skb). So packets that were counted before a grace
 // period are final after it.
 //
-// It is had by a second, unbound packet socket: setting a ring of no blocks there makes the kernel
-// wait (af_packet.c: packet_set_ring calls synchronize_net, whether there was a ring or not). That
-// needs no privilege, and stock libpcap makes the same call when it closes a handle, so that a
-// program which allows itself only stock's system calls allows this one.
+// A second, unbound packet socket provides it: setting a ring of no blocks there makes the kernel
+// wait (af_packet.c: packet_set_ring calls synchronize_net, whether or not there was a ring). That
+// needs no privilege, and stock libpcap makes the same call when it closes a handle, so a program
+// that allows itself only stock's system calls allows this one.
 //
-// The wait takes a fraction of a millisecond where grace periods are expedited, and some
-// milliseconds elsewhere, seldom more than twenty.
+// The wait takes a fraction of a millisecond if grace periods are expedited, and otherwise some
+// milliseconds, seldom more than twenty.
 #pragma once
 
 namespace pcapv3 {
@@ -25,11 +25,11 @@ class GracePeriod {
   GracePeriod(const GracePeriod&) = delete;
   GracePeriod& operator=(const GracePeriod&) = delete;
 
-  /// Opens the socket, which wants the privilege that capturing wants: to be called at activation.
-  /// False, with errno, if it is unavailable; wait() returns false then.
+  /// Opens the socket, which takes the privilege that capturing takes: must be called at
+  /// activation. Returns false, with errno, if it is unavailable; wait() then returns false.
   bool open();
 
-  /// Waits for one grace period. False if that is impossible.
+  /// Waits for one grace period. Returns false if that is impossible.
   bool wait();
 
  private:

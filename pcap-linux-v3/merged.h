@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The feed of several rings: their packets in time order, as far as the merge (merge.h) lets them
-// go. The rings are those of the ports of a capture on several interfaces, or the two of one port
+// go. The rings are those of a multi-interface capture's ports, or the two of one port
 // (adaptive/two_rings.h).
 //
-// The merge owns the order; here is what is done with the blocks behind it.
+// The merge owns the order; this feed handles the blocks behind it.
 #pragma once
 
 #include <cstdlib>
@@ -23,12 +23,12 @@ class Merged {
   Merge& merge() { return merge_; }
   const Merge& merge() const { return merge_; }
 
-  /// Takes in `position` as ring number `ring`, whose packets are `port`'s. False if memory is
-  /// short: never for a ring that takes the place of one that was there.
+  /// Adds `position` as ring number `ring`, whose packets are `port`'s. Returns false if memory is
+  /// short, which never happens for a ring that takes the place of an earlier one.
   bool add(unsigned ring, pcapv3_port& port, RingPosition& position);
   void remove(unsigned ring);
 
-  /// Looks for blocks, once what was read to the end has been released.
+  /// Releases what was read to the end, then looks for blocks.
   void look();
   Ready ready() {
     if (merge_.done()) look();
@@ -44,13 +44,14 @@ class Merged {
   }
   /// Returns the error's text.
   const char* drop_corrupt();
-  /// Whether no block of any ring is open, so that blocks can be acquired in place of packets.
+  /// Returns whether no block of any ring is open, so that blocks can be acquired instead of
+  /// packets.
   bool is_closed() const;
 
  private:
   struct Ring {
     pcapv3_port* port = nullptr;
-    RingPosition* position = nullptr;  // the port's own, or of its frames
+    RingPosition* position = nullptr;  // the port's own, or that of its frames
   };
 
   Merge merge_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The ports of one handle, with their sockets: one, or those of a capture on several interfaces by
-// their places in its list.
+// The ports of one handle, with their sockets: one, or those of a multi-interface capture by their
+// places in its list.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct PortSet {
   static_assert(kMaxPorts == PCAPV3_MAX_PORTS);
 
   static std::uint64_t bit(unsigned index) { return std::uint64_t{1} << index; }
-  /// All of them, by bit.
+  /// Returns all of them, by bit.
   std::uint64_t all() const { return count == 0 ? 0 : ~std::uint64_t{0} >> (kMaxPorts - count); }
 
   pcapv3_port* ports[kMaxPorts] = {};  // null: removed

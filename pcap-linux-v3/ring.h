@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// One packet socket's TPACKET_V3 receive ring: asked for, mapped, unmapped. Knows whose turn a
-// block is; what is in a block is block.h's.
+// One packet socket's TPACKET_V3 receive ring: requests it, maps it, unmaps it. It knows who owns a
+// block; what is in a block is left to block.h.
 //
-// The socket stays its owner's. A mapping keeps the socket's memory alive, so that a ring may
+// The socket belongs to whoever opened it. A mapping keeps the socket's memory alive, so a ring may
 // outlive the descriptor it was made with (packet_mmap takes a reference to the file).
 #pragma once
 
@@ -19,13 +19,13 @@ namespace pcapv3 {
 class Ring {
  public:
   Ring() = default;
-  /// Takes over `mapping`, made by mmap(2): a ring that no socket fills.
+  /// Takes over `mapping`, made by mmap(2), as a ring that no socket fills.
   Ring(void* mapping, const Geometry& geometry)
       : geometry_(geometry), base_(static_cast<std::byte*>(mapping)) {}
   ~Ring();
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
-  /// Takes over `other`'s memory, and leaves its own to that.
+  /// Takes over the memory of `other`, which gets this ring's own.
   Ring& operator=(Ring&& other) noexcept {
     swap(other);
     return *this;
@@ -35,13 +35,14 @@ class Ring {
     std::swap(base_, other.base_);
   }
 
-  /// Asks the kernel for a ring on socket `fd`, on which PACKET_VERSION is TPACKET_V3 and no ring
-  /// is yet, and maps it. Where memory is short it takes a few blocks less until it fits, as stock
-  /// libpcap does. False, with errno, if even the smallest can't be had; the socket is then without
-  /// a ring. With `flow_hash` the kernel finds one for each packet.
+  /// Requests a ring from the kernel on socket `fd`, on which PACKET_VERSION must be TPACKET_V3
+  /// with no ring yet, and maps it. If memory is short, it tries a few blocks fewer until the ring
+  /// fits, as stock libpcap does. Returns false, with errno, if even the smallest ring is
+  /// unavailable; the socket is then without a ring. With `flow_hash` the kernel computes a flow
+  /// hash for each packet.
   bool create(int fd, const Geometry& wanted, bool flow_hash = false);
 
-  /// What was got; no blocks before create().
+  /// Returns the shape that the kernel granted; no blocks before create().
   const Geometry& geometry() const { return geometry_; }
   void* base() const { return base_; }
 
@@ -49,27 +50,28 @@ class Ring {
     return reinterpret_cast<tpacket_block_desc*>(base_ +
                                                  std::size_t{geometry_.block_bytes} * index);
   }
-  /// Whether the kernel has handed over this block: from then on its content is the reader's to
-  /// see.
+  /// Returns whether the kernel has handed over this block: from then on the reader may read its
+  /// content.
   bool is_ours(unsigned index) const {
     return (__atomic_load_n(&block(index)->hdr.bh1.block_status, __ATOMIC_ACQUIRE) & kKept) ==
            TP_STATUS_USER;
   }
-  /// Takes the block before the one that the kernel is filling, which is free, so that the socket
-  /// calls itself readable (af_packet.c: packet_poll) and the kernel does not come to it. It has
-  /// nothing to read. Returns its number; -1 if the socket does so anyway. For any thread.
+  /// Takes the block before the one that the kernel is filling, which must be free, so that the
+  /// socket reports itself readable (af_packet.c: packet_poll) and the kernel does not come to that
+  /// block. It has nothing to read. Returns its index; -1 if the socket reports itself readable
+  /// anyway. Any thread may call it.
   int keep_one() const;
-  /// Lets the kernel have it again.
+  /// Returns that block to the kernel.
   void let_go(unsigned index) const { (void)change(index, kKept, TP_STATUS_KERNEL); }
-  /// Gives a block back to the kernel. Nothing in it may be read any more.
+  /// Releases a block to the kernel. Nothing in it may be read any more.
   void give_back(unsigned index) { give_back(*block(index)); }
   static void give_back(tpacket_block_desc& block) {
     __atomic_store_n(&block.hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
   }
 
  private:
-  /// The status of a block that was kept: not the kernel's, who takes any but 0 for the reader's
-  /// (prb_lookup_block), and not one that it has handed over.
+  /// The status of a block that was kept: not the kernel's, which takes any status but 0 for the
+  /// reader's (prb_lookup_block), nor that of a block it has handed over.
   static constexpr std::uint32_t kKept = TP_STATUS_USER | 1u << 16;
 
   bool change(unsigned index, std::uint32_t from, std::uint32_t to) const {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The feed of one port with one ring: its next block.
 //
-// A block is released as soon as it is read to its end, because the program may wait by the port's
-// socket, which calls itself readable until then (af_packet.c: packet_poll).
+// A block is released as soon as it is read to its end, because the program may wait on the port's
+// socket, which reports itself readable until then (af_packet.c: packet_poll).
 #pragma once
 
 #include "delivery.h"
@@ -17,8 +17,8 @@ class Single {
   void set_port(pcapv3_port& port) { port_ = &port; }
 
   Ready ready() {
-    // A block can be open and read to its end: by a read in the callback, or while the kernel was
-    // filling it.
+    // A block can be open and read to its end after a read in the callback, or one made while the
+    // kernel was filling it.
     while (port_->position().open()) {
       if (port_->position().cursor().corrupt()) return Ready::kCorrupt;
       if (!port_->position().cursor().done()) return Ready::kPackets;
@@ -39,7 +39,7 @@ class Single {
     port_->release_block();
     return text;
   }
-  /// The packets of the open block; null if there are none.
+  /// Returns the packets of the open block; null if there are none.
   PacketCursor* open_packets() const {
     PacketCursor& cursor = port_->position().cursor();
     return cursor.has_packet() ? &cursor : nullptr;
