@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The functions of module.h, which libpcap calls, each passed on to the object that does it.
-// Nothing is decided here.
+// The functions of module.h, which libpcap calls. Each passes its call on to the object that does
+// the work; nothing is decided here.
 
 #include <cstdio>
 

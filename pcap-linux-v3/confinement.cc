@@ -11,7 +11,7 @@
 namespace pcapv3 {
 namespace {
 
-/// What the file tells of seccomp, if it tells enough to know whether that has changed.
+/// The state of seccomp as the file reports it; `known` if that is enough to detect a change.
 struct State {
   bool known = false;
   char mode = '0';
@@ -20,14 +20,14 @@ struct State {
 };
 
 /// Whoever holds this may use what is below. A thread that waits for it sleeps: the holder makes
-/// system calls, and may have a lower priority. A signal handler does not wait; to try a plain
+/// system calls, and may have a lower priority. A signal handler does not wait; trying a plain
 /// mutex is one atomic operation (glibc, nptl/pthread_mutex_trylock.c).
 pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER;
 unsigned holders = 0;
 int status_file = -1;
 pthread_t noted_thread;
 State noted;
-char text[8192];  // the file's, up to there, which may be on no signal handler's stack
+char text[8192];  // the start of the file; too large for a signal handler's stack
 
 thread_local bool forks_unconfined __attribute__((tls_model("initial-exec")));
 thread_local bool forks_locked __attribute__((tls_model("initial-exec")));
@@ -40,7 +40,8 @@ class Lock {
   Lock& operator=(const Lock&) = delete;
 };
 
-/// The value behind `name`, which begins a line and ends with a colon; null if there is none.
+/// Returns the value behind `name`, which begins a line and ends with a colon; null if there is
+/// none.
 const char* value_of(const char* name) {
   const char* at = std::strstr(text, name);
   if (at == nullptr) return nullptr;
@@ -49,7 +50,7 @@ const char* value_of(const char* name) {
   return at;
 }
 
-/// Reads the file, which is at its start.
+/// Reads the file, which must be at its start.
 State read_state() {
   State state;
   const ssize_t length = read(status_file, text, sizeof(text) - 1);
@@ -58,12 +59,12 @@ State read_state() {
   const char* mode = value_of("\nSeccomp:");
   const char* filters = value_of("\nSeccomp_filters:");
   if (mode == nullptr) {
-    // A kernel that has no seccomp; unless the file goes on.
+    // The kernel has no seccomp, unless the file goes on.
     state.known = static_cast<std::size_t>(length) < sizeof(text) - 1;
     return state;
   }
   state.mode = *mode;
-  // Where one is in force, only their number tells of another (Linux 5.9).
+  // If a filter is in force, only the number of filters shows another one (Linux 5.9).
   state.known = state.mode == '0' || filters != nullptr;
   for (; filters != nullptr && *filters >= '0' && *filters <= '9'; ++filters) {
     state.filters = 10 * state.filters + static_cast<unsigned long>(*filters - '0');
@@ -76,7 +77,7 @@ void close_status_file() {
   status_file = -1;
 }
 
-/// Opens the file of this thread.
+/// Opens this thread's file.
 void open_status_file() {
   close_status_file();
   status_file = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC);
@@ -104,7 +105,7 @@ bool is_unconfined() {
   bool unchanged = false;
   if (status_file >= 0 && pthread_equal(noted_thread, pthread_self()) != 0) {
     unchanged = read_state() == noted;
-    // Only now is this call known to be allowed. If it is not, the file tells nothing any more.
+    // Only now is this call known to be allowed. If it fails, the file is of no further use.
     if (unchanged) unchanged = lseek(status_file, 0, SEEK_SET) == 0;
   }
   pthread_mutex_unlock(&busy);
@@ -113,8 +114,8 @@ bool is_unconfined() {
 
 void confinement_before_fork() {
   forks_unconfined = is_unconfined();
-  // So that no other thread holds it, of which the child would wait in vain; but not for ever, as
-  // it may be this very thread that does, in whose signal handler fork(2) is called.
+  // Locked so that no other thread holds it, for which the child would wait in vain; but not
+  // forever, because the holder may be this very thread, in whose signal handler fork(2) is called.
   constexpr long kLimitNs = 100'000'000;
   timespec limit{};
   clock_gettime(CLOCK_REALTIME, &limit);
@@ -135,7 +136,7 @@ void confinement_in_child() {
     close_status_file();
   } else {
     status_file = -1;
-    busy = PTHREAD_MUTEX_INITIALIZER;  // whoever held it is not in the child
+    busy = PTHREAD_MUTEX_INITIALIZER;  // whoever held it does not exist in the child
   }
   if (forks_locked) pthread_mutex_unlock(&busy);
 }

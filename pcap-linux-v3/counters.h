@@ -22,7 +22,7 @@ struct Counters {
   std::uint64_t blocks = 0;     ///< Blocks read.
 
   // Of a port in immediate mode that has two rings.
-  std::uint64_t frames = 0;    ///< Packets that came by the ring of frames.
+  std::uint64_t frames = 0;    ///< Packets that came by the ring of V2 slots.
   std::uint64_t switches = 0;  ///< Times that it changed over from one ring to the other.
 
   // Of blocks that the program acquired.
@@ -41,8 +41,8 @@ struct Counters {
 
 /// Writes the summary of `counters` for `device`, one line without its line end. Returns its
 /// length, at most `room` - 1. Late packets are reported only if packets were `merged`, frames only
-/// for a port with a ring of frames (`two_rings`), and the figures of acquired blocks if there were
-/// any.
+/// for a port with a ring of V2 slots (`two_rings`), and the figures of acquired blocks if there
+/// were any.
 std::size_t summarize(const Counters& counters, const char* device, bool merged, bool two_rings,
                       char* text, std::size_t room);
 

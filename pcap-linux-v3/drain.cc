@@ -6,7 +6,7 @@ namespace pcapv3 {
 void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count,
               bool whole) {
   constexpr unsigned kMaxPositions = 64;
-  // A mark is wrong only if it was made in the very moment in which the block was opened.
+  // A mark is wrong only if it was made at the very moment when the block was opened.
   constexpr int kAttempts = 3;
   RingPosition::Mark marks[kMaxPositions];
   bool final = false;

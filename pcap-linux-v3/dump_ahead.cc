@@ -16,8 +16,8 @@ int DumpAhead::deliver(Delivery& delivery, const Plan& plan, RingPosition& posit
   PacketCursor& cursor = position.cursor();
   const std::uint32_t left = cursor.left();
   const unsigned row = pcapv3_dump_row;
-  // Where some can be rejected, the last packet at hand may not be delivered. (On "any" one copy of
-  // lo's packets is, but the other follows it.)
+  // If some packets can be rejected, the last one at hand may not be delivered. (On "any", one copy
+  // of each of lo's packets is rejected, but the other follows it.)
   const bool may_reject = plan.filter.run != nullptr || plan.direction != PCAP_D_INOUT;
   int delivered = 0;
   if (dumps_all_ && !may_reject) {

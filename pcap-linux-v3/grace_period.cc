@@ -12,7 +12,7 @@ GracePeriod::~GracePeriod() {
 }
 
 bool GracePeriod::open() {
-  // Protocol 0: nothing comes to it.
+  // With protocol 0, no packet comes to it.
   if (socket_ < 0) socket_ = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
   return socket_ >= 0;
 }

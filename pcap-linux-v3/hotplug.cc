@@ -33,7 +33,8 @@ bool Hotplug::check(const WaitSet::Events& events, const Reading& reading) {
         debug_.line("%s: the interface went down", ports_.ports[i]->device());
       }
     }
-    // Not in a drain, which shows less than there is: another ring would take the rest's place.
+    // Not during a drain, which shows less than the ring holds: another ring would take the rest's
+    // place.
     if ((gone_ & bit) != 0 && !reading.draining && bind_again(i, reading, other_ring)) {
       debug_.line("%s: the interface is back", ports_.ports[i]->device());
       gone_ &= ~bit;
@@ -44,7 +45,7 @@ bool Hotplug::check(const WaitSet::Events& events, const Reading& reading) {
   return other_ring;
 }
 
-/// Whether nothing is left in the ring of a port that is gone.
+/// Returns whether nothing is left in the ring of a port that is gone.
 bool Hotplug::is_read(unsigned index, const Reading& reading) {
   if (reading.acquires) {  // the merge has no block open, and is to open none
     RingPosition& position = ports_.ports[index]->position();

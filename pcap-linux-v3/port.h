@@ -50,8 +50,8 @@ struct pcapv3_port {
   /// whether no other process can have a copy.
   bool is_own() const { return read_in_ == pcapv3::process_generation(); }
   bool is_sole() const { return !maker_.is_other() && forks_before_ == pcapv3::forks_made(); }
-  /// takes_immediate() returns whether V3 serves immediate mode; adapts(), whether it gets a second
-  /// ring, of frames, too.
+  /// takes_immediate() returns whether V3 serves immediate mode; adapts(), whether it also gets a
+  /// second ring, of V2 slots.
   bool takes_immediate() const;
   bool adapts() const;
   bool fans_out() const { return settings_.fanout.is_set(); }

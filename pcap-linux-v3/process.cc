@@ -8,7 +8,7 @@
 namespace pcapv3 {
 namespace {
 
-/// In the parent, before there is a child that could do anything.
+/// Runs in the parent, before there is a child that could do anything.
 void before_fork() {
   process::forks.fetch_add(1, std::memory_order_relaxed);
   confinement_before_fork();

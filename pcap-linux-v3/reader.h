@@ -112,7 +112,8 @@ struct pcapv3_reader {
   /// The program has been given the descriptor. Returns false if it must get the port's socket
   /// instead. Any thread may call it.
   bool watch_descriptor();
-  /// Has no more packets of a port in immediate mode come as frames. Any thread may call it.
+  /// Has all packets of a port in immediate mode come as blocks from now on. Any thread may call
+  /// it.
   void use_blocks_only();
 
  private:

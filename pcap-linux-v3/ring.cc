@@ -16,7 +16,8 @@ bool request(int fd, const Geometry& g, bool flow_hash) {
   tpacket_req3 r{};
   r.tp_block_size = g.block_bytes;
   r.tp_block_nr = g.block_count;
-  // V3 has no frames of fixed size; the kernel only wants the figures to agree (packet_set_ring).
+  // V3 has no frames of fixed size; the kernel only requires the figures to agree
+  // (packet_set_ring).
   r.tp_frame_size = g.block_bytes;
   r.tp_frame_nr = g.block_count;
   r.tp_retire_blk_tov = g.retire_ms;
@@ -26,7 +27,7 @@ bool request(int fd, const Geometry& g, bool flow_hash) {
 }
 
 void drop(int fd) {
-  // All of a tpacket_req3: a V3 socket refuses the shorter struct and keeps its ring.
+  // This must be a whole tpacket_req3: a V3 socket refuses the shorter struct and keeps its ring.
   const tpacket_req3 none{};
   setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &none, sizeof(none));
 }
@@ -49,8 +50,8 @@ bool Ring::create(int fd, const Geometry& wanted, bool flow_hash) {
         geometry_ = g;
         return true;
       }
-      // The process has no room for it (RLIMIT_AS). To make a ring and drop it takes long, so that
-      // the steps are larger.
+      // The process has no room for the mapping (RLIMIT_AS). Making a ring and dropping it takes
+      // long, so the steps are larger.
       const int error = errno;
       drop(fd);
       errno = error;
@@ -63,7 +64,7 @@ bool Ring::create(int fd, const Geometry& wanted, bool flow_hash) {
 
 int Ring::keep_one() const {
   // The kernel numbers the blocks as it opens them (prb_open_block): the one with the highest
-  // number is the one that it is filling, or was, if it has none.
+  // number is the one that it is filling, or filled last if it is filling none.
   unsigned filling = 0;
   for (unsigned i = 1; i < geometry_.block_count; ++i) {
     if (number(i) > number(filling)) filling = i;
@@ -72,8 +73,8 @@ int Ring::keep_one() const {
   const std::uint64_t known = number(before);
   if (!change(before, TP_STATUS_KERNEL, kKept)) return -1;
   if (number(before) == known) return static_cast<int>(before);
-  // It has come to it meanwhile, all around the ring. If it is done with it already, it has
-  // overwritten the status, and there is something to read.
+  // The kernel has come to the block meanwhile, all around the ring. If it is done with it already,
+  // it has overwritten the status, and there is something to read.
   let_go(before);
   return -1;
 }

@@ -21,7 +21,7 @@
 namespace pcapv3 {
 namespace {
 
-// What an event is of: a port's number, or one of these.
+// What an event belongs to: a port, by its number, or one of these.
 constexpr std::uint32_t kTimer = 1000;
 constexpr std::uint32_t kBreak = 1001;
 constexpr std::uint32_t kLinks = 1002;
@@ -33,7 +33,8 @@ bool add_to(int events, int descriptor, std::uint32_t what) {
   return epoll_ctl(events, EPOLL_CTL_ADD, descriptor, &event) == 0;
 }
 
-/// A socket that is told of every change of an interface in this network namespace, rtnetlink(7).
+/// Opens a socket that receives every change of an interface in this network namespace,
+/// rtnetlink(7).
 int open_links() {
   const int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
   sockaddr_nl address{};
@@ -46,7 +47,7 @@ int open_links() {
   return fd;
 }
 
-/// Takes what has been told, so that there is room for more; that something was is enough.
+/// Discards the pending messages, to make room for more; it is enough to know that there were some.
 void drain(int fd) {
   char bytes[8192];
   while (recv(fd, bytes, sizeof(bytes), 0) >= 0 || errno == ENOBUFS || errno == EINTR) {
@@ -84,8 +85,8 @@ void WaitSet::watch(const Link* links, unsigned count) {
   for (unsigned i = 0; i < count; ++i) {
     ifreq own{};
     own.ifr_ifindex = links[i].index;
-    // One that has the name as another one besides its own (ip-link(8): altname) does not have it
-    // yet when it comes.
+    // An interface that has the name only as an alternative one (ip-link(8): altname) does not have
+    // it yet when it appears.
     other_names_ |= links[i].index > 0 && ioctl(links_, SIOCGIFNAME, &own) == 0 &&
                     std::strcmp(own.ifr_name, links[i].name) != 0;
     filter.add(links[i].name, links[i].index);
@@ -95,10 +96,10 @@ void WaitSet::watch(const Link* links, unsigned count) {
       setsockopt(links_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0) {
     return;
   }
-  // The old one does not know the new number.
+  // The old filter does not know the new index.
   const int none = 0;
   setsockopt(links_, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none));
-  // Where there was no room for both (net.core.optmem_max).
+  // This is for when there was no room for both (net.core.optmem_max).
   if (!other_names_) setsockopt(links_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
 }
 
@@ -127,7 +128,7 @@ bool WaitSet::collect(std::uint64_t wait_ns, Events& events) {
         drain(links_);
         events.links = true;
       } else if (what == kBreak) {
-        // sleep() would not, if it stayed readable.
+        // If it stayed readable, sleep() would not sleep.
         std::uint64_t breaks;
         (void)!read(break_, &breaks, sizeof(breaks));
       } else if ((got[i].events & ~std::uint32_t{EPOLLIN}) != 0) {
