@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The pool of a ring's blocks: they are walked by a plan of their own, counted, released to the
-// kernel, and there for as long as one is outstanding.
+// kernel, and exist for as long as one is outstanding.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ constexpr std::uint32_t kBlockBytes = 4096;
 constexpr std::uint32_t kHeadroom = kFrameHeadroom;
 constexpr unsigned kBlocks = 3;
 
-/// A ring with a pool, with five packets in each.
+/// A ring with a pool; each of its blocks has five packets.
 struct PooledRing {
   explicit PooledRing(std::uint32_t private_bytes = 0) {
     const Geometry geometry{kBlockBytes, kBlocks, 10, private_bytes};
@@ -181,7 +181,7 @@ TEST_CASE("what is written to a private area is there when its slot is acquired 
   first = l.acquire(0);
   REQUIRE(area_of(first) == area);
   CHECK(std::count(area, area + kBytes, 0xaa) == kBytes);
-  // Also when the port is gone.
+  // The area stays when the port is gone.
   l.pool->close(std::move(l.ring));
   std::memset(area_of(first), 0xcc, kBytes);
   CHECK(walk(first) == std::vector{0, 1, 2, 3, 4});

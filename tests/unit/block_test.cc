@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The walk over a block: whole blocks, and every way in which one can lie.
+// The walk over a block: sound blocks, and every way in which a block can be corrupt.
 #include <random>
 
 #include "catch.h"
@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::uint32_t kHeadroom = 4;
 
-/// Walks to the end or to where it breaks off; returns the packets seen.
+/// Walks to the end or to where the walk breaks off; returns the packets seen.
 std::vector<Bytes> walk(PacketCursor& cursor) {
   std::vector<Bytes> seen;
   while (!cursor.done() && !cursor.corrupt()) {
@@ -29,7 +29,7 @@ TestBlock block_of(std::size_t packets, std::uint32_t block_bytes = 65536) {
   return block;
 }
 
-/// What extend() is to do, step by step.
+/// Does step by step what extend() must do.
 Stamp climbed(PacketCursor& cursor, std::uint32_t most) {
   for (;;) {
     const Stamp last = cursor.packet().stamp();
@@ -79,7 +79,7 @@ TEST_CASE("a block filled to its last byte is walked whole") {
   TestBlock block(4096, kHeadroom);
   while (block.add({.bytes = counting(60)})) {
   }
-  // What is left is filled by one packet of just the right size.
+  // One packet of just the right size fills what is left.
   const std::uint32_t left = 4096 - block.header().blk_len;
   const std::uint32_t overhead = 96 + kHeadroom;
   if (left > overhead) REQUIRE(block.add({.bytes = counting(left - overhead)}));
@@ -117,7 +117,7 @@ TEST_CASE("packets begin behind the private area, wherever that ends") {
   std::memset(area, 0xff, bytes);
   PacketCursor whole = block.cursor();
   CHECK(whole.packet().bytes() > static_cast<std::uint8_t*>(area) + bytes);
-  // As the kernel's block is read, too, whose length is not final.
+  // The kernel's block, whose length is not final, is read in the same way.
   PacketCursor part(block.desc(), block.block_bytes(), kHeadroom, 20);
   for (PacketCursor* cursor : {&whole, &part}) {
     const auto seen = walk(*cursor);
@@ -128,7 +128,7 @@ TEST_CASE("packets begin behind the private area, wherever that ends") {
 }
 
 TEST_CASE("a private area fills a block up to its last byte with the packet behind it") {
-  // BLK_PLUS_PRIV, and a packet as TestBlock makes it.
+  // The summands are BLK_PLUS_PRIV, and a packet as TestBlock makes it.
   constexpr std::uint32_t kPacket = 96 + kHeadroom + 60;
   TestBlock block(4096, kHeadroom, 4096 - 48 - kPacket);
   REQUIRE(block.add({.bytes = counting(60)}));

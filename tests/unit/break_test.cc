@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which break drains and which ends at once: by where pcap_breakloop() is called from.
+// Which break drains and which ends at once, depending on where pcap_breakloop() is called from.
 #include "pcap-linux-v3/break.h"
 
 #include <setjmp.h>
@@ -136,7 +136,7 @@ TEST_CASE("a signal that the callback blocks around its break looks like a handl
 
 TEST_CASE("a break on the reader's own thread while it waits drains, known by nothing else") {
   Handle handle;
-  release_confinement();  // so that nothing may be asked
+  release_confinement();  // is_unconfined() now returns false
   handle->begin_read();
   handle->set_waiting(true);
   handle->request();  // as in a handler: nothing else can run here
@@ -231,9 +231,9 @@ TEST_CASE("what a slow callback is given at once is little") {
 
 TEST_CASE("a close waits for a read by another thread, and not for its own or for none") {
   Handle handle;
-  handle->wait_for_reader();  // none has ever been
+  handle->wait_for_reader();  // there has never been one
   handle->begin_read();
-  handle->wait_for_reader();  // its own: in the callback
+  handle->wait_for_reader();  // its own read: this is in the callback
   handle->end_read(false);
   std::atomic<int> step{0};
   std::thread reader([&] {
@@ -267,10 +267,10 @@ TEST_CASE("a close waits a little for a break to be seen, between two reads of a
   const std::uint64_t asked = monotonic_ns();
   step = 2;
   handle->wait_for_reader();
-  // (Unless it does not come to run.)
+  // (Unless the thread did not get to run.)
   CHECK((step == 3 || monotonic_ns() - asked >= 5'000'000));
   reader.join();
-  handle->request();  // nobody is there to see it
+  handle->request();  // no reader exists to see it
   const std::uint64_t start = monotonic_ns();
   handle->wait_for_reader();
   CHECK(monotonic_ns() - start < 40'000'000);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// When a busy reader sleeps in place of being woken, and for how long.
+// When a busy reader sleeps instead of being woken, and for how long.
 #include "pcap-linux-v3/coalesce.h"
 
 #include "catch.h"
@@ -11,9 +11,9 @@ constexpr std::uint64_t kMs = 1'000'000;
 constexpr std::uint64_t kRing = 64 << 20;
 constexpr std::uint64_t kWork = 100'000;
 
-/// A reader of blocks that come `apart_ns` apart, with `packets` in each, and take kWork to read.
-/// Returns how often it wakes in a second, by a block or after a pause; `longest_ns` is how long a
-/// block has to wait for it.
+/// Plays a reader of blocks that come `apart_ns` apart, with `packets` in each, and take kWork to
+/// read. Returns how often it wakes in a second, by a block or after a sleep; `longest_ns` is how
+/// long a block has to wait for it.
 unsigned wakes(WakeupCoalescing& pause, std::uint64_t apart_ns, std::uint64_t packets,
                std::uint64_t& longest_ns) {
   std::uint64_t now_ns = 1000 * kMs;
@@ -99,7 +99,7 @@ TEST_CASE("the pause is as long as the ring that allows least has it, and not lo
 TEST_CASE("who has worked for as long as a pause does not sleep") {
   WakeupCoalescing pause = pause_of(10 * kMs);
   pause.woke(100 * kMs);
-  CHECK(pause.due(101 * kMs, 5000, 1) == 0);  // the first: nothing is known
+  CHECK(pause.due(101 * kMs, 5000, 1) == 0);  // the first call: nothing is known
   pause.woke(105 * kMs);
   CHECK(pause.due(108 * kMs, 10000, 2) == 7 * kMs);
   pause.woke(115 * kMs);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The books: what is left over, and the summary.
+// The statistics: what is left over, and the summary.
 #include "pcap-linux-v3/counters.h"
 
 #include <string>

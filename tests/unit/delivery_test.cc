@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What the program's callback gets for a packet in a block: headers, tags, lengths, times, and
-// which packets it does not get. The expected values are what stock libpcap makes of the same
+// which packets it does not get. The expected values are those that stock libpcap makes of the same
 // packet (pcap-linux.c: pcap_handle_packet_mmap).
 #include "pcap-linux-v3/delivery.h"
 
@@ -327,7 +327,8 @@ TEST_CASE("a packet cut off after the kernel got the filter is not filtered once
   f.plan.filter.until = stamp_of(5'000'000'000);
   REQUIRE(f.block.add({.bytes = frame(60), .wire_length = 1500, .sec = 5}));
   REQUIRE(f.block.add({.bytes = frame(61), .wire_length = 1500, .sec = 5, .nsec = 1}));
-  REQUIRE(f.block.add({.bytes = frame(62), .sec = 5, .nsec = 1}));  // whole: it can be filtered
+  REQUIRE(f.block.add({.bytes = frame(62), .sec = 5, .nsec = 1}));  // the packet is whole, so it
+                                                                    // can be filtered
   CHECK(f.run() == 1);
   CHECK(f.got.at(0).header.caplen == 61);
   CHECK(f.counters.filtered == 2);

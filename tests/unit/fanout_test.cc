@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Fan-out: the setting, and which group of the kernel's it leads to.
+// Fan-out: the setting, and the kernel's group that it selects.
 #include "pcap-linux-v3/setup/fanout.h"
 
 #include <linux/if_packet.h>
@@ -66,7 +66,7 @@ TEST_CASE("a group's number is high, the same each time, and its own") {
       groups.emplace(g.id, g.max_members);
     }
     CHECK(ids.size() == 0x8000);
-    // Of the higher ones each shares its id with a lower one; hardly any, all that is told.
+    // Each higher number shares its id with a lower one; hardly any shares both figures.
     CHECK(groups.size() > 65500);
   }
 }

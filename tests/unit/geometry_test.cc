@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The rules by which a ring gets its shape, one by one.
+// The rules that give a ring its shape, one by one.
 #include "pcap-linux-v3/setup/geometry.h"
 
 #include <string>
@@ -12,7 +12,7 @@ namespace {
 constexpr std::uint64_t kKiB = 1024;
 constexpr std::uint64_t kGiB = 1024 * kMiB;
 
-/// A roomy machine and an ordinary interface with offloads.
+/// Returns a request on a host with plenty of memory, for an ordinary interface with offloads.
 RingRequest request() {
   RingRequest w;
   w.timeout_ms = 1000;
@@ -37,8 +37,8 @@ std::string refusal(const RingRequest& w) {
   return error.c_str();
 }
 
-/// How long the ring lasts at a trickle while the reader, in one block, does nothing, the kernel
-/// being in another.
+/// Returns how long the ring lasts at a trickle while the reader holds one block and does nothing,
+/// and the kernel fills another.
 std::uint64_t stall_ms(const Geometry& g) { return std::uint64_t{g.block_count - 2} * g.retire_ms; }
 
 ByteSetting set(std::uint64_t bytes) { return {bytes, "as-typed"}; }
@@ -210,7 +210,7 @@ TEST_CASE("a private area makes blocks larger where they would not hold the larg
   w.tool_bytes = GENERATE(std::uint64_t{0}, std::uint64_t{1}, 4 * kMiB);
   const Geometry g = choose(w);
   CHECK(g.private_bytes == w.private_bytes);
-  // BLK_PLUS_PRIV, and what comes in front of a packet's bytes.
+  // The summands are BLK_PLUS_PRIV, and what comes in front of a packet's bytes.
   CHECK(g.block_bytes >= 48 + (w.private_bytes + 7) / 8 * 8 + w.largest_packet + 96 + 32);
   CHECK(stall_ms(g) >= kStallMs);
 }

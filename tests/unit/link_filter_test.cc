@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which of rtnetlink(7)'s messages pass: of the interfaces asked for, by number or by name, and
-// those that can't be told.
+// Which of rtnetlink(7)'s messages pass: those of the interfaces asked for, by index or by name,
+// and those that can't be recognised.
 #include "pcap-linux-v3/setup/link_filter.h"
 
 #include <arpa/inet.h>
@@ -18,7 +18,8 @@ namespace {
 
 using Message = std::vector<std::uint8_t>;
 
-/// As the kernel makes it (rtnetlink.c: rtnl_fill_ifinfo): the name, and one attribute more.
+/// Makes a message as the kernel does (rtnetlink.c: rtnl_fill_ifinfo): the name, and one more
+/// attribute.
 Message message(int index, const std::string& name, unsigned short type = RTM_NEWLINK,
                 unsigned short attribute = IFLA_IFNAME) {
   Message bytes(NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(ifinfomsg)) + RTA_SPACE(name.size() + 1) +
@@ -41,7 +42,7 @@ Message message(int index, const std::string& name, unsigned short type = RTM_NE
   return bytes;
 }
 
-/// The few instructions that there are, as the kernel runs them: a load past the end rejects.
+/// Runs the few instructions that are used as the kernel does: a load past the end rejects.
 bool passes(LinkFilter& filter, const Message& bytes) {
   const sock_fprog program = filter.program();
   std::uint32_t a = 0;

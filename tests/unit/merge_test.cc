@@ -50,7 +50,7 @@ struct Out {
   bool late;
 };
 
-/// Ports, the merge over them, and what came out of it: read as aggregate.cc reads.
+/// Ports, the merge over them, and what came out of it: reads as merged.cc does.
 class Fixture {
  public:
   explicit Fixture(unsigned ports, unsigned blocks = 64) {
@@ -80,7 +80,7 @@ class Fixture {
     merge.look(now);
   }
 
-  /// Takes what may go, and looks again after each `most` packets.
+  /// Reads what may go, and looks again after each `most` packets.
   void read(std::uint64_t now, unsigned most = ~0u, unsigned in_all = ~0u) {
     for (unsigned n = 0; n < in_all; ++n) {
       if (n % most == 0) look(now);
@@ -103,8 +103,8 @@ class Fixture {
     }
   }
 
-  /// What the rings hold now comes out, what the kernel's blocks hold too; it is given up after
-  /// `in_all` packets.
+  /// Drains: what the rings hold now comes out, including what is in the kernel's blocks; the drain
+  /// is abandoned after `in_all` packets.
   void drain(std::uint64_t now, unsigned in_all = ~0u) {
     for (RingPosition& position : positions) position.set_end(position.mark());
     merge.set_draining(true);
@@ -140,7 +140,7 @@ TEST_CASE("an idle port that holds nothing makes nobody wait") {
   Fixture f(2);
   f.receive(0, kStart + 5 * kMs, kStart + 5 * kMs);
   f.read(kStart + 5 * kMs);
-  CHECK(f.out.empty());  // in a block that is the kernel's still
+  CHECK(f.out.empty());  // the packet is in a block that is still the kernel's
   f.timers(kStart + 8 * kMs);
   f.timers(kStart + 16 * kMs);
   f.read(kStart + 16 * kMs);
@@ -191,7 +191,7 @@ TEST_CASE("a packet younger than the other port's open block may not go before i
   f.kernel[1]->writer.expire(kStart + 18 * kMs);
   f.kernel[1]->writer.expire(kStart + 18 * kMs);
   f.read(kStart + 18 * kMs);
-  // 8 ms is before that block was opened, 12 ms is not.
+  // 8 ms is before that block was opened; 12 ms is not.
   CHECK(f.numbers() == Numbers{0, 3});
 }
 
@@ -223,7 +223,7 @@ TEST_CASE("neighbours out of order are put right, in a block and across two") {
 
 TEST_CASE("waiting ends when half of a ring is full") {
   Fixture f(2, 8);
-  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);  // and its timer never comes
+  f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);  // and its timer never fires
   std::uint64_t t = kStart + 2 * kMs;
   unsigned received = 0;
   for (; received < 2000; ++received) {
@@ -246,7 +246,7 @@ TEST_CASE("a drain brings what the rings hold, in order, and no more; what follo
   f.drain(kStart + 15 * kMs);
   CHECK(f.numbers() == Numbers{0, 1, 2, 4, 3});
   f.receive(1, kStart + 16 * kMs, kStart + 16 * kMs);
-  f.drain(kStart + 17 * kMs);  // in the same block
+  f.drain(kStart + 17 * kMs);  // the packet is in the same block
   f.receive(1, kStart + 18 * kMs, kStart + 18 * kMs);
   f.receive(0, kStart + 19 * kMs, kStart + 19 * kMs);
   CHECK(f.numbers() == Numbers{0, 1, 2, 4, 3, 5});
@@ -396,7 +396,7 @@ TEST_CASE("a packet from the future is not waited for and makes no other late") 
   CHECK_FALSE(f.out[2].late);
 }
 
-// Random ports, random traffic, random reading.
+// Random ports, random traffic and random reading.
 TEST_CASE("what comes out is what came in, in order but for what is told to be late") {
   const auto seed = static_cast<unsigned>(GENERATE(range(0, 120)));
   CAPTURE(seed);
@@ -404,13 +404,13 @@ TEST_CASE("what comes out is what came in, in order but for what is told to be l
   std::mt19937_64 random(seed);
   const auto below = [&](std::uint64_t n) { return n == 0 ? 0 : random() % n; };
   const unsigned ports = 1 + static_cast<unsigned>(below(8));
-  // Some kernels are as they should be; in others stamps or timers are later than promised.
+  // Some kernels behave; in others stamps or timers are later than promised.
   const bool unruly = seed % 3 == 2;
   Fixture f(ports, unruly ? 64 : 256);
 
   struct Port {
     std::uint64_t gap;     // between packets, in ns
-    std::uint64_t jitter;  // how much older a stamp can be than its neighbour's
+    std::uint64_t jitter;  // how much older a stamp can be than that of the packet before
     std::uint64_t next;
     std::uint64_t timer;
     std::uint64_t quiet_until;
@@ -446,7 +446,7 @@ TEST_CASE("what comes out is what came in, in order but for what is told to be l
         p.next += 1 + below(2 * p.gap);
         if (seed % 2 == 0) p.next -= p.next % 10'000;
         if (p.next <= sent.back().second) p.next = sent.back().second + 10'000;
-        if (below(400) == 0) p.next += below(200 * kMs);  // goes quiet
+        if (below(400) == 0) p.next += below(200 * kMs);  // the port goes quiet
       }
       while (p.timer <= to) {
         f.kernel[i]->writer.expire(p.timer);

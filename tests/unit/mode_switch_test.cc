@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// When to change over between two rings: by what it costs, with a hold and no flapping.
+// When to change over between two rings: the cost decides, with hysteresis and no flapping.
 #include "pcap-linux-v3/adaptive/mode_switch.h"
 
 #include "catch.h"
@@ -10,7 +10,7 @@ namespace {
 constexpr std::uint64_t kSecond = 1'000'000'000;
 
 /// Plays `seconds` of wake-ups, `rate` a second, each with `packets`, from `now_ns` on. Returns how
-/// often it changed over.
+/// often the mode changed.
 unsigned play(ModeSwitch& mode, std::uint64_t& now_ns, double seconds, std::uint64_t rate,
               std::uint64_t packets, bool full = false) {
   unsigned changes = 0;
@@ -54,7 +54,7 @@ TEST_CASE("back to frames when few packets come, or none") {
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(mode, now_ns, 0.1, 100'000, 1) == 1);
-  const std::uint64_t block = ModeSwitch::kFewPackets / 1000;  // a millisecond's
+  const std::uint64_t block = ModeSwitch::kFewPackets / 1000;  // packets in one millisecond
   CHECK(play(mode, now_ns, 1, 1'000, 2 * block) == 0);
   CHECK(mode.left_ns(now_ns) > 0);
   CHECK(mode.left_ns(now_ns) <= ModeSwitch::kHoldNs);
@@ -70,10 +70,11 @@ TEST_CASE("a load that waits for answers stays with frames") {
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
   CHECK(play(mode, now_ns, 0.003, 70'000, 1) == 1);
-  CHECK(play(mode, now_ns, 0.015, 1'000, 1) == 1);  // each answer takes a millisecond now
+  CHECK(play(mode, now_ns, 0.015, 1'000, 1) == 1);  // each answer now takes a millisecond
   CHECK_FALSE(mode.busy());
   CHECK(play(mode, now_ns, 0.9, 70'000, 1) == 0);
-  CHECK(play(mode, now_ns, 0.01, 1'000, 60, true) == 1);  // but who does not keep up, does not
+  CHECK(play(mode, now_ns, 0.01, 1'000, 60, true) == 1);  // but a reader that does not keep up does
+                                                          // not stay
   CHECK(play(mode, now_ns, 0.1, 1'000, 100) == 0);
   CHECK(play(mode, now_ns, 0.02, 1'000, 0) == 1);
   CHECK(play(mode, now_ns, 1.1, 70'000, 1) == 1);
@@ -102,7 +103,7 @@ TEST_CASE("a clock that is set back or ahead does no harm") {
   CHECK_FALSE(mode.count(1, false, 1000 * kSecond));
   std::uint64_t now_ns = 2 * kSecond;
   CHECK(play(mode, now_ns, 0.1, 100'000, 1) == 1);
-  CHECK(mode.count(1, false, now_ns + 1000 * kSecond));  // as if nothing had come for so long
+  CHECK(mode.count(1, false, now_ns + 1000 * kSecond));  // as if nothing had come for that long
   CHECK_FALSE(mode.count(1, false, now_ns));
 }
 

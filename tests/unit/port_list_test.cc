@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Lists of ports as people write them, and what is said of those that can't be.
+// Lists of ports as people write them, and the errors for those that are invalid.
 #include "pcap-linux-v3/setup/port_list.h"
 
 #include <cstdlib>

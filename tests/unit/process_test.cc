@@ -9,7 +9,7 @@
 namespace pcapv3 {
 namespace {
 
-/// What `ask` says in a forked process.
+/// Returns what `ask` returns in a forked process.
 template <typename Question>
 bool in_child(Question ask) {
   const pid_t child = fork();
@@ -26,7 +26,7 @@ TEST_CASE("A forked process is told from its parent", "[process]") {
   const Maker maker;
   CHECK_FALSE(maker.is_other());
   CHECK(in_child([&] {
-    // Also from its own child, which has nothing that its grandparent made either.
+    // The child is told from its own child, too, which did not make what its grandparent made.
     const std::uint32_t child = process_generation();
     const Maker childs;
     return child != before && maker.is_other() && !childs.is_other() && forks_made() == 0 &&

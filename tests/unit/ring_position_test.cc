@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The place in a ring: blocks in order, round and round, none before the kernel hands it over.
+// The ring position: blocks in order, round and round, none before the kernel hands it over.
 #include "pcap-linux-v3/ring_position.h"
 
 #include <sys/mman.h>
@@ -115,14 +115,14 @@ TEST_CASE("a lent block is not read again before it is handed over anew") {
   CHECK(position.cursor().packet().bytes()[0] == 20);
   position.close();
 
-  // Round again, and it is still lent.
+  // The position has come round again, and the block is still outstanding.
   CHECK(position.index() == 0);
   CHECK_FALSE(position.open());
   CHECK_FALSE(position.has(0));
   CHECK_FALSE(position.kernel_has_packets());
   CHECK(position.filling() == 3);
 
-  // Given back, filled, and not handed over yet.
+  // The block is released and filled, but not yet handed over.
   ring.hand_over(0, 1, 30, 3);
   ring.ring().give_back(0);
   CHECK_FALSE(position.open());
@@ -140,7 +140,7 @@ TEST_CASE("a lent block is not read again before it is handed over anew") {
 
 namespace {
 
-/// What the test plays the kernel with: block 0 handed over, block 1 being filled.
+/// The rings in which the test plays the kernel: block 0 is handed over, block 1 is being filled.
 struct Filling {
   TestRing ring{4};
   RingPosition position{ring.ring()};
@@ -150,12 +150,12 @@ struct Filling {
     ring.hand_over(0, 2, 0, 1);
     fill(3);
   }
-  /// Block 1 has `packets` packets, and is the kernel's.
+  /// Gives block 1, which is the kernel's, `packets` packets.
   void fill(unsigned packets) {
     ring.hand_over(1, packets, 2, 2);
     ring.ring().give_back(1);
   }
-  /// Reads what there is: the packets' first bytes.
+  /// Reads what there is and returns the packets' first bytes.
   std::vector<int> read() {
     std::vector<int> read;
     while (position.open()) {
@@ -294,7 +294,7 @@ TEST_CASE("a block that is kept, to make the socket readable, is not one to read
   TestRing ring(4);
   RingPosition position(ring.ring());
   for (unsigned i = 0; i < 3; ++i) ring.hand_over(i, 1, 0, i + 1);
-  ring.ring().block(3)->hdr.bh1.seq_num = 4;  // the kernel fills it
+  ring.ring().block(3)->hdr.bh1.seq_num = 4;  // the kernel is filling it
   for (unsigned i = 0; i < 3; ++i) {
     REQUIRE(position.open());
     position.close();
@@ -302,7 +302,7 @@ TEST_CASE("a block that is kept, to make the socket readable, is not one to read
   CHECK(ring.ring().keep_one() == 2);
   CHECK_FALSE(ring.is_kernels(2));
   CHECK_FALSE(ring.ring().is_ours(2));
-  CHECK(ring.ring().keep_one() == -1);  // it is readable already
+  CHECK(ring.ring().keep_one() == -1);  // the socket is readable already
   ring.hand_over(3, 1, 0, 4);
   ring.hand_over(0, 1, 0, 5);
   ring.hand_over(1, 1, 0, 6);
@@ -313,7 +313,7 @@ TEST_CASE("a block that is kept, to make the socket readable, is not one to read
   CHECK_FALSE(position.open());
   ring.ring().let_go(2);
   CHECK(ring.is_kernels(2));
-  // Not where the kernel has handed it over meanwhile.
+  // It does not touch a block that the kernel has handed over meanwhile.
   ring.hand_over(2, 1, 0, 7);
   ring.ring().let_go(2);
   CHECK(position.open());

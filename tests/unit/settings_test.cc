@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Settings: every variable, what it takes, and the text for what it does not take.
+// Settings: every variable, the values it accepts, and the text for those it does not.
 #include "pcap-linux-v3/setup/settings.h"
 
 #include <cstdlib>
@@ -27,7 +27,7 @@ Outcome read(const std::vector<const char*>& entries) {
   return outcome;
 }
 
-/// The entries that are said to be no settings.
+/// Returns the entries that are reported as no settings.
 std::vector<std::string> unknown(const std::vector<const char*>& entries) {
   std::vector<const char*> environment = entries;
   environment.push_back(nullptr);
@@ -153,16 +153,16 @@ TEST_CASE("a name that is no setting stops nothing and is told") {
 
 TEST_CASE("what a container platform tells of a service called pcapv3 is nobody's mistake") {
   const std::vector<const char*> links = {
-      // Kubernetes.
+      // These come from Kubernetes.
       "PCAPV3_SERVICE_HOST=10.0.0.1", "PCAPV3_SERVICE_PORT=80", "PCAPV3_SERVICE_PORT_HTTP_ALT=80",
       "PCAPV3_PORT=tcp://10.0.0.1:80", "PCAPV3_PORT_80_TCP=tcp://10.0.0.1:80",
       "PCAPV3_PORT_80_TCP_PROTO=tcp", "PCAPV3_PORT_80_TCP_PORT=80",
       "PCAPV3_PORT_80_TCP_ADDR=10.0.0.1", "PCAPV3_PORT_53_UDP=udp://10.0.0.1:53",
       "PCAPV3_PORT_9_SCTP_ADDR=10.0.0.1",
-      // Of services called pcapv3-capture and pcapv3-1.
+      // These are for services called pcapv3-capture and pcapv3-1.
       "PCAPV3_CAPTURE_SERVICE_HOST=10.0.0.1", "PCAPV3_CAPTURE_PORT=tcp://10.0.0.1:80",
       "PCAPV3_CAPTURE_PORT_80_TCP_PORT=80", "PCAPV3_1_PORT=tcp://10.0.0.1:80",
-      // Docker's links.
+      // These come from Docker's links.
       "PCAPV3_NAME=/probe/pcapv3", "PCAPV3_ENV_LANG=C",
       "PCAPV3_PORT_80_TCP_START=tcp://10.0.0.1:80", "PCAPV3_PORT_80_TCP_PORT_END=81"};
   CHECK(unknown(links).empty());

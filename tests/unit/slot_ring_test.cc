@@ -48,7 +48,7 @@ class TestFrames {
                             .from = from});
   }
 
-  /// Reads all that was taken in: the stamps.
+  /// Reads everything that was taken in; returns the stamps.
   std::vector<std::uint32_t> read() {
     std::vector<std::uint32_t> stamps;
     while (ring_.position().open()) {
@@ -206,8 +206,8 @@ TEST_CASE("a frame whose bytes are not in it is corrupt, not read") {
 
 namespace {
 
-/// Stamps, each of a packet as TestFrames::fill() makes it, in a ring of blocks: the last one is
-/// the one that the kernel is filling.
+/// Stamps, each of a packet as TestFrames::fill() makes it, in a ring of blocks: the kernel is
+/// filling the last one.
 class TestCopies {
  public:
   explicit TestCopies(const std::vector<std::vector<std::uint32_t>>& blocks, std::uint8_t alike = 0)
@@ -248,7 +248,7 @@ TEST_CASE("frames that the blocks have a copy of are dropped") {
   TestFrames frames(8);
   frames.ring().let_go();
   for (const std::uint32_t nsec : {20u, 30u, 40u, 50u, 60u}) REQUIRE(frames.fill(nsec));
-  // Also out of order, and behind what may come.
+  // Copies may be out of order, and behind what is still to come.
   const TestCopies copies({{10, 21}, {42, 31}, {70}});
   CHECK(frames.ring().came() == 5);
   CHECK(frames.ring().drop_copies(copies.position(), 0, at(25)) == 3);
@@ -278,7 +278,7 @@ TEST_CASE("frames that are all alike lose as many as there are copies") {
     auto* bytes = reinterpret_cast<std::uint8_t*>(&frames.header(frames.ring().came() - 1));
     std::memcpy(bytes + kMac, counting(60, 9).data(), 60);
   }
-  // One from before, three copies, and two that found no frame free.
+  // One packet comes from before, three are copies, and two found no free slot.
   const TestCopies copies({{11, 21, 31}, {41, 71, 81}}, 9);
   CHECK(frames.ring().drop_copies(copies.position(), 0, at(60)) == 3);
   CHECK(frames.ring().take() == 1);

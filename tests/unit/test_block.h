@@ -24,7 +24,7 @@ class TestBlock {
  public:
   TestBlock(std::uint32_t block_bytes, std::uint32_t headroom, std::uint32_t private_bytes = 0);
 
-  /// Adds a packet; false if the block is full.
+  /// Adds a packet; returns false if the block is full.
   bool add(const TestPacket& packet);
 
   tpacket_block_desc* desc() { return reinterpret_cast<tpacket_block_desc*>(memory_.get()); }
