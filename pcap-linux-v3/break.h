@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How a read ends when pcap_breakloop(3PCAP) is called: at once, or by a drain.
+// Decides how a read ends when pcap_breakloop(3PCAP) is called: at once, or by a drain.
 //
 // A program that ends its capture from a signal handler, as tcpdump and dumpcap do, wants
 // everything that had come before that moment; stock libpcap leaves what the kernel's open block

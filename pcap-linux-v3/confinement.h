@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Whether the process has put itself under seccomp(2) since a handle was activated.
+// Detects whether the process has put itself under seccomp(2) since a handle was activated.
 //
 // A program that does so allows the system calls that it knows libpcap to make; any other may kill
 // it. Before the library makes a further call, it asks here. The answer costs one read(2) of

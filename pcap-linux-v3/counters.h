@@ -21,11 +21,11 @@ struct Counters {
   std::uint64_t late = 0;       ///< In a merge: came when a newer one had been delivered.
   std::uint64_t blocks = 0;     ///< Blocks read.
 
-  // Of a port in immediate mode that has two rings.
+  // For a port in immediate mode that has two rings.
   std::uint64_t frames = 0;    ///< Packets that came by the ring of V2 slots.
   std::uint64_t switches = 0;  ///< Times that it changed over from one ring to the other.
 
-  // Of blocks that the program acquired.
+  // For blocks that the program acquired.
   std::uint64_t unwalked = 0;         ///< Packets in released blocks that it did not walk past.
   std::uint64_t outstanding = 0;      ///< Blocks that it has not yet released.
   std::uint64_t max_outstanding = 0;  ///< The maximum that it held at once.

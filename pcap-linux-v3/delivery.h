@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// From a packet in a block to the program's callback: link-layer header, filter, direction, VLAN
-// tag, time stamp, snapshot length. Everything is done in place; nothing is copied.
+// Takes each packet from its block to the program's callback: link-layer header, filter, direction,
+// VLAN tag, time stamp, snapshot length. Everything is done in place; nothing is copied.
 //
 // What a handle wants done is a Plan, made when the handle is activated or changed. Each shape of
 // plan has a loop of its own, compiled without the steps that the shape does not need, so that no

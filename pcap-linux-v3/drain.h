@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a drain (break.h) delivers: everything that a capture's rings hold when it begins, including
-// the packets in the blocks that the kernel is filling, and nothing that comes later.
+// Sets what a drain (break.h) delivers: everything that a capture's rings hold when it begins,
+// including the packets in the blocks that the kernel is filling, and nothing that comes later.
 //
 // A drain waits for nothing but two grace periods (grace_period.h). After the first, packets that
 // were under way to a ring have been counted there; after the second, those that had been counted

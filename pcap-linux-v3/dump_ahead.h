@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Delivery from a block to a callback that dumps packets to a file: it announces to
+// Delivers packets from a block to a callback that dumps them to a file, and announces to
 // pcap_dump(3PCAP) for which packets no wait follows (dump_run.h), so that a savefile is written in
 // large pieces.
 //

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The userland filter of a handle, for packets that must be filtered here because the kernel can't
-// do it, or has not done it yet: which packets those are. Running it is up to libpcap.
+// Decides to which packets a handle's userland filter applies: those that must be filtered here
+// because the kernel can't do it, or has not done it yet. Running the filter is left to libpcap.
 #pragma once
 
 #include <cstdint>

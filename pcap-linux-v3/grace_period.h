@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// An RCU grace period on request: after it, every packet that the kernel was putting into a ring at
-// the time of the request is there, whole.
+// Provides an RCU grace period on request: after it, every packet that the kernel was putting into
+// a ring at the time of the request is there, whole.
 //
 // This is what makes the block that the kernel is filling readable. The kernel counts a packet in
 // the block before it copies it (af_packet.c: prb_fill_curr_block), and does both within one RCU

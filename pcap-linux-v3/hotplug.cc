@@ -33,8 +33,8 @@ bool Hotplug::check(const WaitSet::Events& events, const Reading& reading) {
         debug_.line("%s: the interface went down", ports_.ports[i]->device());
       }
     }
-    // Not during a drain, which shows less than the ring holds: another ring would take the rest's
-    // place.
+    // No port is bound again during a drain, which shows less than its ring holds: another ring
+    // would take the rest's place.
     if ((gone_ & bit) != 0 && !reading.draining && bind_again(i, reading, other_ring)) {
       debug_.line("%s: the interface is back", ports_.ports[i]->device());
       gone_ &= ~bit;

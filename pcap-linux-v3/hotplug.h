@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Ports whose interfaces go and come back, in a multi-interface capture.
+// Looks after ports whose interfaces go and come back, in a multi-interface capture.
 //
 // A port whose interface is gone stays, with its socket and what is in its ring, while the others
 // continue. It is bound to an interface of the same name once there is one again. A socket in a

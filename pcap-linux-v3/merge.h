@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Several ports' packets as one stream in time order.
+// Merges several ports' packets into one stream in time order.
 //
 // The kernel hands over blocks port by port, each when it is full or its retire timeout has passed,
 // so what arrives first is not what happened first. The merge answers two questions: which packet

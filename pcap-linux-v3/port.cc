@@ -58,7 +58,7 @@ pcapv3_port::~pcapv3_port() {
 void pcapv3_port::write_summary() {
   if (!active_ || !stats_.on() || !is_own()) return;
   blocks_.collect(counters_);
-  // What has come since for a member of a fan-out group, nobody else has got.
+  // Nobody else has got what has come since for a member of a fan-out group.
   if (frozen_ && !fans_out()) counters_.received = frozen_received_;
   char text[500];
   pcapv3::summarize(counters_, device_, merged_, two_rings_, text, sizeof(text));
@@ -219,8 +219,8 @@ void pcapv3_port::log_stock(const char* why) { debug_.line("%s: stock handle: %s
 
 void pcapv3_port::begin_read() {
   if (truncate_at_ != 0) {
-    // Not before the first read: a program that sets a filter has done so by now, and that filter
-    // has seen the earlier packets whole.
+    // This waits for the first read: a program that sets a filter has done so by now, and that
+    // filter has seen the earlier packets whole.
     options_.truncate_at(truncate_at_);
     truncate_at_ = 0;
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Which process this is: whether it made what it has, or inherited it by fork(2).
+// Tells a forked process from its parent: whether a process made what it has, or inherited it by
+// fork(2).
 //
 // A forked process has its parent's sockets, rings, epoll sets and timers: whatever it does to one
 // of these, it does to its parent's. So code that changes such an object on its own first checks

@@ -127,7 +127,7 @@ int pcapv3_reader::read(int count, pcap_handler callback, u_char* user) {
   if (count != 1 || open_packets() == nullptr || break_.draining()) {
     status = run(count <= 0 ? INT_MAX : count, 0, callback, user);
   } else {
-    // What pcap_next_ex(3PCAP) finds most of the time: a packet in the middle of a block.
+    // This is what pcap_next_ex(3PCAP) finds most of the time: a packet in the middle of a block.
     follow_changes();
     status = delivery_.run(*open_packets(), 1, callback, user);
     status = status == 1 && open_packets() != nullptr && *break_flag_ == 0

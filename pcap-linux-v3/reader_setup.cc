@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// How a reader gets its ports, and which descriptor the program is given to wait on.
+// Sets up a reader: how it gets its ports, and which descriptor the program is given to wait on.
 
 #include <errno.h>
 #include <unistd.h>

@@ -243,7 +243,7 @@ class RingPosition {
                              // filled it
   Mark end_;                 // where what is shown ends
   bool ends_ = false;        // whether there is an end
-  // When the kernel's block is being read up to the end: how many packets of it; 0: it is not.
+  // The number of packets of the kernel's block, while it is being read up to the end; otherwise 0.
   std::uint32_t part_ = 0;
   unsigned part_ahead_ = 0;
   bool open_ = false;

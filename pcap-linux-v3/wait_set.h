@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a reader waits on that has more than one socket to wait for, or whose socket reports too
-// much: the sockets of its ports, a timer, a break, and changes of the ports' interfaces. One
-// descriptor stands for all of these, for programs that themselves wait by select(2), poll(2) or
-// epoll(7).
+// The wait set of a reader that has more than one socket to wait for, or whose socket reports too
+// much. It holds the sockets of its ports, a timer, a break, and changes of the ports' interfaces.
+// One descriptor stands for all of these, for programs that themselves wait by select(2), poll(2)
+// or epoll(7).
 //
 // Everything in the set is edge-triggered. A packet socket reports itself readable for as long as
 // the last block that it handed over is not released (af_packet.c: packet_poll); blocks that are
