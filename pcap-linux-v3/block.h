@@ -189,7 +189,7 @@ class PacketCursor {
     }
     step(offset);
   }
-  /// So many of the packets that are lost to corruption were counted before.
+  /// Must be called with the number of packets lost to corruption that were already counted.
   void forget_lost(std::uint32_t packets) { lost_ -= std::min(packets, lost_); }
   /// Walks past packets for as long as their stamps do not fall, at most `most` of them. Returns
   /// the last one's stamp. Requires has_packet().

@@ -21,7 +21,7 @@ namespace {
 constexpr std::uint64_t kForever = ~std::uint64_t{0};
 constexpr int kFirstInterface = 5;
 
-/// Settings, while a capture is opened.
+/// Sets the environment's settings while a capture is opened.
 class Environment {
  public:
   explicit Environment(const Capture::Options& options) {
@@ -39,7 +39,7 @@ class Environment {
 
 }  // namespace
 
-/// What the module calls.
+/// The functions that the module calls.
 struct Capture::Host {
   static void look(pcap_t* p, pcapv3_host_view* view) {
     const Capture& c = *of(p).capture;
@@ -75,7 +75,7 @@ struct Capture::Host {
     Capture& c = *static_cast<Handle*>(owner)->capture;
     return c.filter(c.filters_.size() - 1, bytes, captured);
   }
-  /// A filter's code is its place in the list.
+  /// A filter's code is its index in the list.
   static const bpf_insn* filter_code(pcap_t* p, unsigned* count) {
     static bpf_insn code;
     code.k = static_cast<bpf_u_int32>(of(p).capture->filters_.size() - 1);
@@ -186,7 +186,7 @@ void Capture::open_port(Port& port) {
   REQUIRE(port.port != nullptr);
   port.socket = ::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
   const int version = TPACKET_V3;
-  const unsigned headroom = 4;  // of a VLAN tag
+  const unsigned headroom = 4;  // for a VLAN tag
   setsockopt(port.socket, SOL_PACKET, PACKET_VERSION, &version, sizeof(version));
   setsockopt(port.socket, SOL_PACKET, PACKET_RESERVE, &headroom, sizeof(headroom));
   pcapv3_ring_request request{};
@@ -241,7 +241,7 @@ int Capture::read_some(int count) {
 }
 
 void Capture::read_all() {
-  // So that a read which finds nothing ends.
+  // A read that finds nothing then ends.
   const bool nonblocking = nonblocking_;
   set_nonblocking(true);
   for (int empty = 0; empty < 3;) {
@@ -303,7 +303,7 @@ void Capture::set_nonblocking(bool nonblocking) {
   pcapv3_reader_set_nonblocking(reader, nonblocking ? 1 : 0);
 }
 
-/// As stock libpcap waits for its socket (pcap-linux.c: pcap_wait_for_frames_mmap).
+/// Waits as stock libpcap does for its socket (pcap-linux.c: pcap_wait_for_frames_mmap).
 int Capture::wait() {
   if (in_wait) return in_wait();
   const std::uint64_t until_ns =
@@ -355,7 +355,7 @@ bool Capture::frozen(pcap_stat& stats) const {
 }
 
 bool Capture::is_readable() const {
-  // (The wrapped one would let time pass for it.)
+  // (The wrapped poll() would let time pass.)
   pollfd event[2] = {{pcapv3_reader_descriptor(reader), POLLIN, 0}, {-1, 0, 0}};
   return ::poll(event, 2, 0) > 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A capture over a fake kernel (fake_kernel.h): ports, and the reader over them, opened as the seam
-// opens them, with a host that stands in for libpcap. For each of the reader's three feeds.
+// opens them, with a host that stands in for libpcap. It can have each of the reader's three feeds.
 #pragma once
 
 #include <pcap/pcap.h>
@@ -28,13 +28,13 @@ enum class FeedKind { kSingle, kMerged, kTwoRings };
 class Capture {
  public:
   struct Options {
-    unsigned ports = 2;  ///< Of a merged one.
+    unsigned ports = 2;  ///< For a merged capture.
     bool nonblocking = false;
     bool no_timeout = false;
     int timeout_ms = 1000;
     bool drain = true;
-    bool hides_descriptor = false;  ///< Reads end by time then.
-    const char* buffer = "1M";      ///< Eight blocks.
+    bool hides_descriptor = false;  ///< Reads then end by time.
+    const char* buffer = "1M";      ///< This makes eight blocks.
   };
   static constexpr std::uint64_t kMs = FakeKernel::kMs;
 
@@ -46,32 +46,32 @@ class Capture {
 
   // ---- Packets ----
 
-  /// The next packet comes by a port. Returns whether there was room.
+  /// Has the next packet come to a port. Returns whether there was room.
   bool send(unsigned port = 0, std::size_t bytes = 60);
-  /// `count` of them, by the ports in turn.
+  /// Sends `count` packets, to the ports in turn.
   void send_many(unsigned count, std::size_t bytes = 60);
-  /// One that the kernel has counted, and goes on storing until the next grace period.
+  /// Sends a packet that the kernel counts now, but goes on storing until the next grace period.
   void send_slowly(unsigned port = 0);
   unsigned sent() const { return next_; }
-  /// Numbers of the packets that were stored.
+  /// Returns the numbers of the packets that were stored.
   const std::set<std::uint32_t>& stored() const { return stored_; }
-  /// The packet that came last by a port is corrupt.
+  /// Corrupts the packet that came to a port last.
   void spoil_last(unsigned port = 0);
-  /// Lets the retire timers expire, so that all packets are the reader's.
+  /// Lets the retire timers expire, so that the reader owns all packets.
   void retire() { kernel.pass(9 * kMs); }
 
   // ---- Reading ----
 
-  /// As pcap_dispatch(3PCAP); what comes is added to `got`.
+  /// Reads as pcap_dispatch(3PCAP) does; what comes is added to `got`.
   int read(int count = -1);
-  /// The same, again for as long as that brings nothing: a read may end by an event that brings no
-  /// packet which may go already.
+  /// Does the same, and repeats it as long as it brings nothing: a read may end by an event that
+  /// brings no packet which may go yet.
   int read_some(int count = -1);
   /// Reads until nothing is left.
   void read_all();
   /// Reads until `count` packets have come, or 50 times.
   void read_until(std::size_t count);
-  /// The numbers that were got since the last time.
+  /// Returns the numbers read since the last call.
   Numbers take() { return std::move(got); }
   int acquire(int timeout_ms, pcap_v3_block** block);
   /// Reads a block to its end, into `got`.
@@ -85,20 +85,21 @@ class Capture {
 
   // ---- Breaks ----
 
-  /// As pcap_breakloop(3PCAP).
+  /// Does what pcap_breakloop(3PCAP) does.
   void break_loop();
-  /// The same in a signal handler, on this thread; and on another thread.
+  /// Do the same in a signal handler on this thread, and on another thread.
   void break_in_handler();
   void break_in_thread();
 
   // ---- The host ----
 
-  /// Packets pass if this returns true; empty: all do.
+  /// Packets pass if `filter` returns true; if it is empty, all do.
   void set_filter(std::function<bool(std::uint32_t number)> filter);
-  /// Not 0 when a filter is set: the kernel has it, and it runs here for so many blocks only.
+  /// If not 0 when a filter is set: the kernel has that filter, and it runs here for this many
+  /// blocks only.
   unsigned old_blocks = 0;
   void set_nonblocking(bool nonblocking);
-  std::function<int()> in_wait;  ///< In place of the host's wait.
+  std::function<int()> in_wait;  ///< Runs in place of the host's wait.
   std::string error;
   std::vector<bool> gone;       ///< Ports whose interface is gone.
   std::vector<bool> returning;  ///< Of these, those that can be bound again.
@@ -113,16 +114,17 @@ class Capture {
   pcapv3_port* port(unsigned index) { return ports_[index].port; }
   int socket(unsigned index) const { return ports_[index].socket; }
   unsigned ports() const { return static_cast<unsigned>(ports_.size()); }
-  /// All ports' counters, once the kernel's counts have been asked for.
+  /// Returns the counters of all ports, after the kernel's counts were asked for.
   Counters counters();
-  /// Whether the counts of pcap_stats(3PCAP) are frozen, and what they are then, of all ports.
+  /// Returns whether the counts of pcap_stats(3PCAP) are frozen, and stores those of all ports
+  /// together.
   bool frozen(pcap_stat& stats) const;
-  /// Whether the descriptor says that it is time to read.
+  /// Returns whether the descriptor reports that it is time to read.
   bool is_readable() const;
   bool break_flag_is_set() const { return break_flag_ != 0; }
 
  private:
-  /// A handle, as the module knows it: a pcap_t that it never looks into.
+  /// A handle as the module knows it: a pcap_t that it never looks into.
   struct Handle {
     Capture* capture;
     unsigned index;
@@ -154,13 +156,13 @@ class Capture {
   int frames_ = -1;
   std::uint32_t next_ = 0;
   std::set<std::uint32_t> stored_;
-  /// All that were set, because blocks keep theirs; the last one is the handle's.
+  /// All filters that were set, because blocks keep theirs; the last one is the handle's.
   std::vector<std::function<bool(std::uint32_t)>> filters_;
   static inline Capture* in_handler_ = nullptr;
   struct sigaction before_ {};
 };
 
-/// `first`, `first` + 1, ... up to `last`.
+/// Returns `first`, `first` + 1, ... up to `last`.
 Numbers from_to(std::uint32_t first, std::uint32_t last);
 
 }  // namespace pcapv3::test

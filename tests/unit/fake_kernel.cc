@@ -116,7 +116,7 @@ namespace {
 constexpr std::uint64_t kForever = ~std::uint64_t{0};
 constexpr std::size_t kPacketBytes = 8;  // the number at the start, and once more at the end
 
-/// Has a timer be readable now, or not at all.
+/// Makes a timer readable now, or not at all.
 void fire(int fd, bool fires) {
   itimerspec when{};
   when.it_value.tv_nsec = fires ? 1 : 0;
@@ -159,7 +159,8 @@ void FakeKernel::signal_at(std::uint64_t in_ns, std::function<void()> event) {
   });
 }
 
-/// Goes to what happens next, by `until_ns`. Returns false, and is at that time, if nothing does.
+/// Goes to the next event, at `until_ns` at the latest. Returns false, at that time, if there is
+/// none before.
 bool FakeKernel::step(std::uint64_t until_ns) {
   std::uint64_t next_ns = events_.empty() ? kForever : events_.begin()->first;
   KernelRing* expires = nullptr;
@@ -203,7 +204,7 @@ bool FakeKernel::wait(std::uint64_t until_ns, const std::function<bool()>& is_re
   for (;;) {
     if (is_ready()) return true;
     if (std::exchange(interrupted_, false)) return false;
-    // (Retire timers go on for ever.)
+    // (Retire timers go on forever.)
     if (now_ns_ - start_ns > kTooLongNs) FAIL("a wait that nothing ends");
     if (!step(until_ns)) return true;
   }
@@ -276,7 +277,8 @@ bool FakeKernel::Socket::rejects_all() const {
   return filter.size() == 1 && filter[0].code == (BPF_RET | BPF_K) && filter[0].k == 0;
 }
 
-/// af_packet.c: __packet_rcv_has_room, for at least one packet, or for a `normal` amount.
+/// Does what af_packet.c: __packet_rcv_has_room does, for at least one packet, or for a `normal`
+/// amount.
 bool FakeKernel::Socket::has_room(bool normal) {
   if (ring != nullptr) return ring->is_free(normal ? ring->geometry().block_count / 4 : 0);
   return frames != nullptr && frames->is_free(normal ? frames->count() / 4 : 0);
@@ -320,7 +322,8 @@ bool FakeKernel::receive(int ifindex, const TestPacket& packet, bool slowly) {
   return stored;
 }
 
-/// af_packet.c: packet_rcv_fanout, of a program's group with PACKET_FANOUT_FLAG_ROLLOVER.
+/// Does what af_packet.c: packet_rcv_fanout does, for a program's group with
+/// PACKET_FANOUT_FLAG_ROLLOVER.
 bool FakeKernel::pass_on(std::uint32_t group, const TestPacket& packet, bool slowly) {
   const std::vector<int>& members = groups_.at(group);
   const unsigned own = chosen_[group] % static_cast<unsigned>(members.size());
@@ -366,7 +369,8 @@ void FakeKernel::change_links() {
 
 int FakeKernel::open_socket(int domain, int type) {
   const bool is_packet = domain == AF_PACKET;
-  // Netlink without SOCK_NONBLOCK asks for the interfaces' sizes: all are ordinary here.
+  // Netlink sockets without SOCK_NONBLOCK ask for the interfaces' sizes, which are all ordinary
+  // here.
   if (!is_packet && (!has_netlink_ || (type & SOCK_NONBLOCK) == 0)) {
     errno = EAFNOSUPPORT;
     return -1;

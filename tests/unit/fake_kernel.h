@@ -1,12 +1,11 @@
-// SPDX-License-Identifier: BSD-3-Clause
 // A kernel for unit tests of the reading loop: packet sockets, their rings and fan-out groups, the
-// two clocks, and the waits that the module calls. While one exists, the system calls of this
-// program come here (by the linker's --wrap, Makefile.am) as far as they concern its sockets, time
-// or waiting; all others go to the real kernel.
+// two clocks, and the waits that the module calls. While one exists, this program's system calls
+// come here (through the linker's --wrap, Makefile.am) as far as they concern its sockets, time or
+// waiting; all others go to the real kernel.
 //
-// Time stands still but for a little with each look at a clock. It passes while somebody waits, and
-// in pass(): then what was asked for by at() happens, and retire timers expire. So tests need
-// neither privileges nor patience, and go the same way each time.
+// Time stands still, except that each look at a clock takes a little. It passes during a wait and
+// in pass(): then the events requested by at() happen, and retire timers expire. So tests need
+// neither privileges nor patience, and run the same way each time.
 #pragma once
 
 #include <linux/filter.h>
@@ -39,28 +38,30 @@ class FakeKernel {
   void set_clock_back(std::uint64_t ns) { realtime_offset_ns_ -= ns; }
   /// Has `event` happen `in_ns` from now.
   void at(std::uint64_t in_ns, std::function<void()> event);
-  /// The same, in a signal handler: `event` raises the signal, which interrupts whoever waits.
+  /// Does the same in a signal handler: `event` raises the signal, which interrupts a wait.
   void signal_at(std::uint64_t in_ns, std::function<void()> event);
-  bool has_events() const { return !events_.empty(); }  ///< Whether one is to come.
+  bool has_events() const { return !events_.empty(); }  ///< Whether an event is still to come.
   void pass(std::uint64_t ns);
   /// Waits until `is_ready` or `until_ns`. Returns false if a signal came first.
   bool wait(std::uint64_t until_ns, const std::function<bool()>& is_ready);
-  /// How often somebody has waited in vain or not.
+  /// Returns how often somebody has waited, whether or not in vain.
   unsigned waits() const { return waits_; }
 
   // ---- Packets ----
 
   /// Packets of interface `interface` come to `socket` from now on.
-  void bind(int socket, int ifindex);
-  /// A packet comes by `interface`: its number, and `bytes` in all. Returns whether it was stored.
-  bool receive(int ifindex, std::uint32_t number, std::size_t bytes = 60);
-  /// The same on a slow CPU: the sockets have counted it, and store it in the next grace period.
-  void receive_slowly(int ifindex, std::uint32_t number);
-  /// What happens while the kernel waits for a grace period, once for each; and whether a second
-  /// socket can ask for one.
+  void bind(int socket, int interface);
+  /// Has a packet with this number, of `bytes` in all, come by `interface`. Returns whether it was
+  /// stored.
+  bool receive(int interface, std::uint32_t number, std::size_t bytes = 60);
+  /// Does the same on a slow CPU: the sockets count the packet now, and store it in the next grace
+  /// period.
+  void receive_slowly(int interface, std::uint32_t number);
+  /// in_grace_period runs once in each wait for a grace period; has_grace_periods says whether a
+  /// second socket can request one.
   std::function<void()> in_grace_period;
   bool has_grace_periods = true;
-  /// What happens before a socket joins a fan-out group.
+  /// Runs before a socket joins a fan-out group.
   std::function<void()> before_join;
   unsigned grace_periods() const { return grace_periods_; }
 
@@ -69,11 +70,11 @@ class FakeKernel {
   KernelRing& ring(int socket) { return *sockets_.at(socket).ring; }
   KernelFrames& frames(int socket) { return *sockets_.at(socket).frames; }
   bool is_readable(int socket);
-  /// The socket has an error, as when its interface goes down.
+  /// Gives the socket an error, as when its interface goes down.
   void trouble(int socket);
-  /// An interface has come or gone: netlink reports it.
+  /// Has netlink report that an interface has come or gone.
   void change_links();
-  /// From now on there is no netlink for new sockets.
+  /// Has no netlink for new sockets from now on.
   void remove_netlink() { has_netlink_ = false; }
 
   // ---- System calls ----
@@ -95,16 +96,16 @@ class FakeKernel {
   struct Socket {
     int version = 0;
     std::uint32_t headroom = 0;
-    int ifindex = 0;
+    int interface = 0;
     bool is_packet = false;
     bool pressure = false;
     std::vector<sock_filter> filter;
     std::uint32_t group = 0;
     std::unique_ptr<KernelRing> ring;
-    unsigned timer_starts = 0;  // as seen last, and when it expires
+    unsigned timer_starts = 0;  // as last seen, and when the timer expires
     std::uint64_t timer_ns = 0;
     std::unique_ptr<KernelFrames> frames;
-    std::map<int, std::uint32_t> watchers;  // epoll, and what it is to be told
+    std::map<int, std::uint32_t> watchers;  // epoll descriptors, each with the data of its events
     bool troubled = false;
 
     bool rejects_all() const;
@@ -113,7 +114,7 @@ class FakeKernel {
   };
 
   bool step(std::uint64_t until_ns);
-  bool receive(int ifindex, const TestPacket& packet, bool slowly);
+  bool receive(int interface, const TestPacket& packet, bool slowly);
   bool pass_on(std::uint32_t group, const TestPacket& packet, bool slowly);
   void wait_for_grace();
   int make_ring(int fd, Socket& socket, const void* value, unsigned length);
@@ -130,14 +131,15 @@ class FakeKernel {
   bool has_netlink_ = true;
   int links_ = -1;
   std::map<int, Socket> sockets_;
-  std::vector<int> order_;  // of sockets, by when they were bound or joined: the first gets packets
-                            // first
+  std::vector<int> order_;  // the sockets in the order in which they get packets: the last to be
+                            // bound or to join is first
   std::map<std::uint32_t, std::vector<int>> groups_;
-  std::map<std::uint32_t, unsigned> chosen_;  // member of each group
-  std::map<int, unsigned> timers_;            // how often each was set
+  std::map<std::uint32_t, unsigned> chosen_;  // the member that each group's program chooses
+  std::map<int, unsigned> timers_;            // how often each timer was set
 };
 
-/// The number of a packet that FakeKernel::receive() made; fails the test if it is none.
+/// Returns the number of a packet that FakeKernel::receive() made; fails the test if it is no such
+/// packet.
 std::uint32_t number_of(const std::uint8_t* bytes, std::size_t captured);
 
 }  // namespace pcapv3::test

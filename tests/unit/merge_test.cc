@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The merge: whatever comes, in whatever blocks, each packet comes out once, in time order, and
-// soon; what can't be in order is told to be late. The kernel's side is kernel_ring.h's, on a clock
-// of the test's own.
+// soon; what can't be in order is counted as late. kernel_ring.h plays the kernel's side, on a
+// clock of the test's own.
 #include "pcap-linux-v3/merge.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ constexpr std::uint64_t kRetire = 8 * kMs;
 constexpr std::uint64_t kWindow = 25 * kMs;
 constexpr std::uint32_t kBlockBytes = 4096;
 
-/// A packet that holds its number.
+/// Returns a packet that holds its number.
 TestPacket packet(std::uint32_t number, std::uint64_t stamp) {
   TestPacket packet{.bytes = Bytes(sizeof(number)),
                     .sec = static_cast<std::uint32_t>(stamp / 1'000'000'000),
@@ -184,7 +184,7 @@ TEST_CASE("nobody waits longer than the window, and what comes after it is late"
 TEST_CASE("a packet younger than the other port's open block may not go before it") {
   Fixture f(2);
   f.receive(0, kStart + 1 * kMs, kStart + 1 * kMs);
-  f.timers(kStart + 10 * kMs);  // port 0's next block is open since then
+  f.timers(kStart + 10 * kMs);  // port 0's next block has been open since then
   f.receive(0, kStart + 11 * kMs, kStart + 11 * kMs);
   f.receive(1, kStart + 12 * kMs, kStart + 12 * kMs);
   f.receive(1, kStart + 8 * kMs, kStart + 12 * kMs);

@@ -1,6 +1,5 @@
-// SPDX-License-Identifier: BSD-3-Clause
-// Breaks, as a whole read sees them: what each brings to an end, what a drain still delivers, and
-// that nothing is lost or comes twice for it.
+// Breaks, seen over a whole read: what each of them ends, what a drain still delivers, and that no
+// packet is lost or comes twice because of it.
 #include <algorithm>
 
 #include "capture.h"
@@ -15,7 +14,7 @@ constexpr std::uint64_t kMs = Capture::kMs;
 
 FeedKind any_feed() { return GENERATE(FeedKind::kSingle, FeedKind::kMerged, FeedKind::kTwoRings); }
 
-/// A capture that has read packet 0 already, and so is past what the first read does.
+/// A capture that has already read packet 0, and so is past what the first read does.
 struct Started : Capture {
   explicit Started(FeedKind feed, const Options& options = Options()) : Capture(feed, options) {
     send();
@@ -33,7 +32,7 @@ Numbers sorted(Numbers numbers) {
 
 TEST_CASE("reader: a break from a signal handler while the read waits drains") {
   Started c(any_feed());
-  // Blocks come 8 ms after the first packet of theirs could, and the signal before that.
+  // Blocks come 8 ms after their first packet could, and the signal comes before that.
   c.kernel.signal_at(2 * kMs, [&] {
     c.send_many(5);
     c.break_in_handler();
@@ -50,7 +49,8 @@ TEST_CASE("reader: a break from a signal handler while the read waits drains") {
 
 TEST_CASE("reader: a drain brings what came before it, once, and nothing that comes later") {
   Started c(any_feed());
-  // What comes while it begins may be of it; what comes in its callbacks is not.
+  // Packets that come while the drain begins may be part of it; those that come in its callbacks
+  // are not.
   c.kernel.in_grace_period = [&] { c.send_many(2); };
   c.in_callback = [&](std::uint32_t) { c.send_many(2); };
   c.kernel.signal_at(2 * kMs, [&] {

@@ -1,6 +1,5 @@
-// SPDX-License-Identifier: BSD-3-Clause
-// What only some of the reader's feeds have: blocks that are acquired, immediate mode's two rings,
-// and a descriptor of their own.
+// The parts of the reader that only some feeds have: blocks that are acquired, immediate mode's two
+// rings, and a descriptor of their own.
 #include "capture.h"
 #include "catch.h"
 #include "pcap-linux-v3/include/pcap/linux-v3.h"
@@ -38,7 +37,7 @@ TEST_CASE("reader: packets are read and blocks acquired in turn, each packet onc
       }
       CHECK(status == 0);
     }
-    // Those that are outstanding are not read again, however often the ring is passed.
+    // Outstanding blocks are not read again, however often the reader comes round the ring.
     if (round % 4 == 3) {
       for (pcap_v3_block* block : blocks) c.release(block);
       blocks.clear();
@@ -108,7 +107,7 @@ TEST_CASE("reader: immediate mode changes over to blocks for dense packets, and 
 
 TEST_CASE("reader: what comes while two rings are joined is delivered once") {
   Capture c(FeedKind::kTwoRings);
-  // While the second socket joins, both get each packet.
+  // While the second socket joins, both sockets get each packet.
   c.kernel.in_grace_period = c.kernel.before_join = [&] { c.send_many(3); };
   c.send_many(4);
   c.read_until(4);
@@ -150,7 +149,7 @@ TEST_CASE("reader: the descriptor is readable whenever a packet can be delivered
     int waits = 0;
     while (!c.is_readable() && ++waits < 60) c.kernel.pass(1 * kMs);
     REQUIRE(waits < 60);
-    // A program reads until it says no more.
+    // A program reads until the descriptor is no longer readable.
     for (int i = 0; c.is_readable() && i < 60; ++i) {
       CHECK(c.read(round % 3 == 0 ? 1 : -1) >= 0);
       c.kernel.pass(1 * kMs);

@@ -1,5 +1,4 @@
-// SPDX-License-Identifier: BSD-3-Clause
-// The reading loop on random schedules, held against a model: every packet that the kernel stored
+// The reading loop on random schedules, compared with a model: every packet that the kernel stored
 // comes out once, in order, or is counted as what became of it; and the statistics add up.
 #include <algorithm>
 #include <random>
@@ -55,13 +54,13 @@ class Schedule {
     }
   }
 
-  /// Reads once. What can come is awaited, and nothing that can't.
+  /// Reads once. Waits for what can come, and for nothing that can't.
   int read() {
     const bool nonblocking = one_in(2);
     c_->set_nonblocking(nonblocking);
     if (!nonblocking) {
       c_->kernel.at(below(30) * kMs, [this] { c_->send(below(c_->ports())); });
-      // The kernel does not get past a block that is outstanding.
+      // The kernel does not get past an outstanding block.
       c_->kernel.at(60 * kMs, [this] { release(); });
       c_->kernel.at(90 * kMs, [this] { c_->send_many(c_->ports()); });
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The reading loop, for each of its feeds: counts, time-outs, errors, and callbacks that read on,
-// leave or change the filter. Breaks are reader_break_test.cc's, and what only some feeds have is
-// reader_feeds_test.cc's.
+// leave or change the filter. reader_break_test.cc tests breaks, and reader_feeds_test.cc what only
+// some feeds have.
 #include <setjmp.h>
 
 #include "capture.h"
@@ -11,7 +11,7 @@ namespace pcapv3::test {
 namespace {
 
 constexpr std::uint64_t kMs = Capture::kMs;
-/// Of which four fill a block.
+/// Four packets of this size fill a block.
 constexpr std::size_t kLarge = 32'000;
 
 FeedKind any_feed() { return GENERATE(FeedKind::kSingle, FeedKind::kMerged, FeedKind::kTwoRings); }
@@ -59,7 +59,7 @@ TEST_CASE("reader: the packet of a read of one is there until the next read, or 
     REQUIRE(c.read_some(1) == 1);
     if (!c.is_kept) continue;
     ++kept;
-    c.send_many(60, kLarge);  // overwrites all that is not held
+    c.send_many(60, kLarge);  // overwrites everything that is not held
     CHECK(number_of(c.last_bytes, 100) == i);
   }
   CHECK(kept >= 5);
@@ -166,6 +166,7 @@ TEST_CASE("reader: a handle that does not block returns at once, and brings what
   const std::uint64_t start = c.kernel.now_ns();
   CHECK(c.read() == 0);
   CHECK(c.kernel.now_ns() - start < 2 * kMs);  // the first read of immediate mode takes one
+                                               // millisecond
   c.send_many(4);
   c.kernel.pass(30 * kMs);
   for (int i = 0; i < 4 && c.got.size() < 4; ++i) CHECK(c.read() >= 0);
@@ -174,12 +175,12 @@ TEST_CASE("reader: a handle that does not block returns at once, and brings what
 
 TEST_CASE("reader: a busy reader sleeps in place of waiting, and a break ends that") {
   Capture::Options options;
-  options.buffer = "64M";  // a smaller one is not left alone
+  options.buffer = "64M";  // the reader would not sleep with a smaller ring
   Capture c(GENERATE(FeedKind::kSingle, FeedKind::kMerged), options);
   for (unsigned i = 0; i < 100; ++i) c.kernel.at(i * kMs, [&] { c.send_many(1500); });
   const unsigned waits = c.kernel.waits();
   while (c.got.size() < 100'000) REQUIRE(c.read() >= 0);
-  // Without that, it would wait for each of some 200 blocks.
+  // Without coalescing, it would wait for each of some 200 blocks.
   CHECK(c.kernel.waits() - waits < 60);
   c.kernel.at(2 * kMs, [&] { c.break_in_thread(); });
   const std::uint64_t start = c.kernel.now_ns();

@@ -1,6 +1,5 @@
-// SPDX-License-Identifier: BSD-3-Clause
-// A ring of TPACKET_V2 frames, filled as the kernel does it (kernel_ring.h): what becomes of them,
-// and when the kernel gets them back.
+// A ring of TPACKET_V2 slots, filled as the kernel does it (kernel_ring.h): what becomes of the
+// packets in them, and when the kernel gets the slots back.
 #include "pcap-linux-v3/adaptive/slot_ring.h"
 
 #include <sys/mman.h>
@@ -26,7 +25,7 @@ class TestFrames {
 
   SlotRing& ring() { return ring_; }
   tpacket2_hdr& header(unsigned index) { return kernel_.slot(index); }
-  /// How many frames the kernel could fill.
+  /// Returns how many slots the kernel could fill.
   unsigned room() {
     unsigned room = 0;
     for (unsigned i = 0; i < kernel_.count(); ++i) {
@@ -35,7 +34,7 @@ class TestFrames {
     return room;
   }
 
-  /// The next packet comes, stamped `nsec`. False if there is no room.
+  /// Receives the next packet, stamped `nsec`. Returns false if there is no room.
   bool fill(std::uint32_t nsec, std::uint32_t bytes = 60, std::uint32_t status = 0) {
     sockaddr_ll from{};
     from.sll_ifindex = 7;

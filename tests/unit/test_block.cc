@@ -29,7 +29,7 @@ bool TestBlock::add(const TestPacket& packet) {
   tpacket3_hdr* const before = writer_.last();
   tpacket3_hdr* const at = writer_.place(static_cast<std::uint32_t>(packet.bytes.size()));
   if (at == nullptr) return false;
-  // The block was closed, which has ended the chain.
+  // Closing the block has ended the chain.
   if (before != nullptr) {
     before->tp_next_offset = static_cast<std::uint32_t>(reinterpret_cast<std::uint8_t*>(at) -
                                                         reinterpret_cast<std::uint8_t*>(before));

@@ -1,6 +1,5 @@
-// SPDX-License-Identifier: BSD-3-Clause
-// Single blocks, written as the kernel writes them (kernel_ring.h), for tests that want to know
-// exactly what is in them or to spoil it.
+// Single blocks, written as the kernel writes them (kernel_ring.h), for tests that need to know
+// exactly what is in them, or to corrupt it.
 #pragma once
 
 #include <linux/if_packet.h>
@@ -14,12 +13,12 @@
 
 namespace pcapv3::test {
 
-/// `count` bytes: `first`, `first` + 1, ...
+/// Returns `count` bytes: `first`, `first` + 1, ...
 Bytes counting(std::size_t count, std::uint8_t first = 0);
 
-/// A block of `block_bytes`, aligned as the kernel's are, which is handed over with what it holds
-/// at any time: of a socket with PACKET_RESERVE of `headroom`, and a ring with a private area of
-/// `private_bytes` in each block.
+/// A block of `block_bytes`, aligned as the kernel's are, which can be handed over at any time with
+/// what it holds. It belongs to a socket with PACKET_RESERVE of `headroom`, and to a ring with a
+/// private area of `private_bytes` in each block.
 class TestBlock {
  public:
   TestBlock(std::uint32_t block_bytes, std::uint32_t headroom, std::uint32_t private_bytes = 0);
@@ -29,7 +28,7 @@ class TestBlock {
 
   tpacket_block_desc* desc() { return reinterpret_cast<tpacket_block_desc*>(memory_.get()); }
   tpacket_hdr_v1& header() { return desc()->hdr.bh1; }
-  /// The header of packet `index`, to be spoilt.
+  /// Returns the header of packet `index`, for a test to corrupt.
   tpacket3_hdr& packet(std::size_t index) { return *packets_.at(index); }
   std::uint32_t block_bytes() const { return block_bytes_; }
   std::uint32_t headroom() const { return headroom_; }
