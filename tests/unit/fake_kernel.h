@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A kernel for unit tests of the reading loop: packet sockets, their rings and fan-out groups, the
 // two clocks, and the waits that the module calls. While one exists, this program's system calls
 // come here (through the linker's --wrap, Makefile.am) as far as they concern its sockets, time or

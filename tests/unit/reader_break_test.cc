@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Breaks, seen over a whole read: what each of them ends, what a drain still delivers, and that no
 // packet is lost or comes twice because of it.
 #include <algorithm>

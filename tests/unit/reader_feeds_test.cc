@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The parts of the reader that only some feeds have: blocks that are acquired, immediate mode's two
 // rings, and a descriptor of their own.
 #include "capture.h"

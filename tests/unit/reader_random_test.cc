@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The reading loop on random schedules, compared with a model: every packet that the kernel stored
 // comes out once, in order, or is counted as what became of it; and the statistics add up.
 #include <algorithm>

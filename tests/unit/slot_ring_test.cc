@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A ring of TPACKET_V2 slots, filled as the kernel does it (kernel_ring.h): what becomes of the
 // packets in them, and when the kernel gets the slots back.
 #include "pcap-linux-v3/adaptive/slot_ring.h"

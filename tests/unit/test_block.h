@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Single blocks, written as the kernel writes them (kernel_ring.h), for tests that need to know
 // exactly what is in them, or to corrupt it.
 #pragma once
