@@ -20,5 +20,10 @@ inline std::uint64_t clock_ns(clockid_t clock) {
 inline std::uint64_t realtime_ns() { return clock_ns(CLOCK_REALTIME); }
 /// Returns CLOCK_MONOTONIC in nanoseconds, for time-outs and deadlines.
 inline std::uint64_t monotonic_ns() { return clock_ns(CLOCK_MONOTONIC); }
+/// Returns how long it is until `ns` of CLOCK_MONOTONIC, in nanoseconds; 0 if that is past.
+inline std::uint64_t ns_until(std::uint64_t ns) {
+  const std::uint64_t now = monotonic_ns();
+  return ns > now ? ns - now : 0;
+}
 
 }  // namespace pcapv3

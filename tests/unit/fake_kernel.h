@@ -50,14 +50,14 @@ class FakeKernel {
 
   // ---- Packets ----
 
-  /// Packets of interface `interface` come to `socket` from now on.
-  void bind(int socket, int interface);
-  /// Has a packet with this number, of `bytes` in all, come by `interface`. Returns whether it was
+  /// Packets of interface `ifindex` come to `socket` from now on.
+  void bind(int socket, int ifindex);
+  /// Has a packet with this number, of `bytes` in all, come by interface `ifindex`. Returns whether it was
   /// stored.
-  bool receive(int interface, std::uint32_t number, std::size_t bytes = 60);
+  bool receive(int ifindex, std::uint32_t number, std::size_t bytes = 60);
   /// Does the same on a slow CPU: the sockets count the packet now, and store it in the next grace
   /// period.
-  void receive_slowly(int interface, std::uint32_t number);
+  void receive_slowly(int ifindex, std::uint32_t number);
   /// in_grace_period runs once in each wait for a grace period; has_grace_periods says whether a
   /// second socket can request one.
   std::function<void()> in_grace_period;
@@ -97,7 +97,7 @@ class FakeKernel {
   struct Socket {
     int version = 0;
     std::uint32_t headroom = 0;
-    int interface = 0;
+    int ifindex = 0;
     bool is_packet = false;
     bool pressure = false;
     std::vector<sock_filter> filter;
@@ -115,7 +115,7 @@ class FakeKernel {
   };
 
   bool step(std::uint64_t until_ns);
-  bool receive(int interface, const TestPacket& packet, bool slowly);
+  bool receive(int ifindex, const TestPacket& packet, bool slowly);
   bool pass_on(std::uint32_t group, const TestPacket& packet, bool slowly);
   void wait_for_grace();
   int make_ring(int fd, Socket& socket, const void* value, unsigned length);
