@@ -91,7 +91,7 @@ constexpr int kAll = 1 << 30;
   }
 }
 
-/// As aggregate.cc does it.
+/// Releases blocks as merged.cc does.
 [[gnu::noinline]] void measured_merge(Merge& merge, Delivery& delivery,
                                       std::vector<std::unique_ptr<Port>>& ports,
                                       std::uint64_t now) {
@@ -145,7 +145,7 @@ std::vector<Scenario> scenarios() {
       {"sll2", "one port, cooked, LINUX_SLL2", plan(LinkHeader::kSll2), 0, 0},
       {"one_way", "one port, incoming packets only", one_way, 0, 0},
       {"filtered", "one port, a filter that runs here and accepts all", filtered, 0, 0},
-      {"merge_one", "an aggregate of one port", plan(), 1, 1},
+      {"merge_one", "a merge of one port", plan(), 1, 1},
       {"merge_blocks", "two ports, each a block in turn", plan(), 2, 800},
       {"merge_batches", "two ports, 32 packets in turn", plan(), 2, 32},
       {"merge_packets", "two ports, packet by packet in turn", plan(), 2, 1},

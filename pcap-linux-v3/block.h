@@ -195,7 +195,7 @@ class PacketCursor {
   /// the last one's stamp. Requires has_packet().
   Stamp extend(std::uint32_t most) {
     for (;;) {
-      most -= climb_alike(most - 1);
+      most -= extend_alike(most - 1);
       const Stamp last = packet().stamp();
       next();
       if (!has_packet() || packet().stamp() < last || --most == 0) return last;
@@ -252,7 +252,7 @@ class PacketCursor {
   }
   /// Does the work of extend() for as long as there is another packet, as far behind as the one
   /// before: then there is less to check. Returns how many packets it went.
-  std::uint32_t climb_alike(std::uint32_t most) {
+  std::uint32_t extend_alike(std::uint32_t most) {
     const std::uint32_t offset = last_offset_;
     const std::uint32_t steps = std::min(most, left_ - 1);
     std::uint32_t left = steps;

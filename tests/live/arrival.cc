@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a program does that watches two ports without an aggregate: a handle each, poll() on both,
-// and into FILE what they give, as it comes. SIGINT ends it, once nothing has come for a second.
+// What a program does that watches two ports without a handle on both: a handle each, poll() on
+// both, and into FILE what they give, as it comes. SIGINT ends it, once nothing has come for a
+// second.
 #include <pcap.h>
 #include <poll.h>
 #include <signal.h>

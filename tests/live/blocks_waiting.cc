@@ -109,7 +109,7 @@ void breaks(const char* device) {
 
 void breaks_one() { breaks("see0"); }
 
-void breaks_aggregate() { breaks("see0,see1"); }
+void breaks_several_ports() { breaks("see0,see1"); }
 
 void break_under_traffic() {
   for (const char* device : {"see0", "see0,see1"}) {
@@ -237,7 +237,7 @@ void port_comes_back_in_group() {
 const Test kTests[] = {
     {"timeouts", timeouts},
     {"breaks", breaks_one},
-    {"breaks on several ports", breaks_aggregate},
+    {"breaks on several ports", breaks_several_ports},
     {"breaks under traffic", break_under_traffic},
     {"a break with blocks outstanding", break_with_blocks_out},
     {"the interface goes while a block is outstanding", interface_goes},

@@ -243,7 +243,7 @@ void signal_and_on() {
   keeper.loop_until_break();
   other.join();
   check_sequence(keeper.packets, 0, 4);
-  // The books stay closed until the next read, which misses nothing that came in between.
+  // The statistics stay frozen until the next read, which misses nothing that came in between.
   sender.send(5, 5);
   check_books(handle.get(), keeper.packets);
   check_sequence(take_until(handle.get(), 9), 5, 9);

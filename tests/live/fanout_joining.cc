@@ -11,7 +11,7 @@
 namespace pcapv3::live {
 namespace {
 
-void test_aggregate() {
+void test_several_ports() {
   join("7:lb");
   const Handles handles = open_members(2, {.device = "see0,see1"});
   const Players players(2);
@@ -147,8 +147,8 @@ void test_leaving_one() { test_leaving("see0"); }
 void test_leaving_several() { test_leaving("see0,see1"); }
 
 const Test kTests[] = {
-    {"two aggregates share each port", test_aggregate},
-    {"a port of two aggregates goes and comes back", test_coming_back},
+    {"two captures on several ports share each", test_several_ports},
+    {"a port of two captures goes and comes back", test_coming_back},
     {"joining in full traffic", test_joining},
     {"leaving in full traffic", test_leaving_one},
     {"leaving in full traffic, of several ports", test_leaving_several},

@@ -54,7 +54,7 @@ class Capture {
   }
   operator pcap_t*() const { return handle_.get(); }
 
-  /// Closes it, and checks its books, and how many packets came by the frame ring, where there is
+  /// Closes it, and checks its statistics, and how many packets came by the frame ring, where there is
   /// one: the first may come before the first read, which opens that. `undelivered`: at most so
   /// many came and were not read.
   void close(std::size_t least, std::size_t most, unsigned undelivered = 0) {

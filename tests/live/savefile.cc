@@ -191,8 +191,8 @@ void written_when_waiting(const char* device) {
 
 void test_written_when_waiting() { written_when_waiting("see0"); }
 
-void test_aggregate_written_when_waiting() {
-  if (!is_ours()) skip("stock libpcap has no aggregates");
+void test_several_ports_written_when_waiting() {
+  if (!is_ours()) skip("stock libpcap captures on one interface only");
   written_when_waiting("see0,lo");
 }
 
@@ -314,7 +314,7 @@ const Test kTests[] = {
     {"written when a callback left its read by a jump or an exception", test_left_by_a_jump},
     {"outside of a read no more stays than in stock's buffer", test_no_more_than_stock_outside},
     {"all is written when a read waits", test_written_when_waiting},
-    {"all is written when a read of several ports waits", test_aggregate_written_when_waiting},
+    {"all is written when a read of several ports waits", test_several_ports_written_when_waiting},
     {"all is written where a filter rejects the last packets", test_written_when_filtered},
     {"ten files when a read waits", test_many_files_written_when_waiting},
     {"another thread's packets during a read", test_other_thread_no_more_than_stock},

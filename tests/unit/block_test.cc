@@ -30,7 +30,7 @@ TestBlock block_of(std::size_t packets, std::uint32_t block_bytes = 65536) {
 }
 
 /// Does step by step what extend() must do.
-Stamp climbed(PacketCursor& cursor, std::uint32_t most) {
+Stamp extended(PacketCursor& cursor, std::uint32_t most) {
   for (;;) {
     const Stamp last = cursor.packet().stamp();
     cursor.next();
@@ -271,7 +271,7 @@ TEST_CASE("a extend goes on to where stamps fall, and checks what a step checks"
   PacketCursor stepping = cursor;
   while (cursor.has_packet()) {
     const std::uint32_t most = 1 + below(packets);
-    CHECK(cursor.extend(most) == climbed(stepping, most));
+    CHECK(cursor.extend(most) == extended(stepping, most));
     REQUIRE(cursor.left() == stepping.left());
     CHECK(cursor.has_packet() == stepping.has_packet());
     CHECK(cursor.offset() == stepping.offset());

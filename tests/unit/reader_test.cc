@@ -365,7 +365,7 @@ TEST_CASE("reader: a filter for old blocks only is left off behind them") {
   CHECK(c.counters().filtered == 1);
 }
 
-TEST_CASE("reader: a filter that the callback sets judges the packets after its own") {
+TEST_CASE("reader: a filter that the callback sets applies to the packets after its own") {
   Capture c(any_feed());
   c.read_until(0);
   c.send_many(10);
