@@ -54,8 +54,8 @@ class Capture {
   }
   operator pcap_t*() const { return handle_.get(); }
 
-  /// Closes it, and checks its statistics, and how many packets came by the frame ring, where there is
-  /// one: the first may come before the first read, which opens that. `undelivered`: at most so
+  /// Closes it, and checks its statistics, and how many packets came by the frame ring, where there
+  /// is one: the first may come before the first read, which opens that. `undelivered`: at most so
   /// many came and were not read.
   void close(std::size_t least, std::size_t most, unsigned undelivered = 0) {
     handle_.reset();

@@ -52,8 +52,8 @@ class FakeKernel {
 
   /// Packets of interface `ifindex` come to `socket` from now on.
   void bind(int socket, int ifindex);
-  /// Has a packet with this number, of `bytes` in all, come by interface `ifindex`. Returns whether it was
-  /// stored.
+  /// Has a packet with this number, of `bytes` in all, come by interface `ifindex`. Returns whether
+  /// it was stored.
   bool receive(int ifindex, std::uint32_t number, std::size_t bytes = 60);
   /// Does the same on a slow CPU: the sockets count the packet now, and store it in the next grace
   /// period.
