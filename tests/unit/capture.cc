@@ -84,7 +84,7 @@ struct Capture::Host {
   }
   static int run_filter(void* code, const u_char* bytes, unsigned, unsigned captured, int,
                         unsigned short) {
-    return in_handler_->filter(static_cast<bpf_insn*>(code)->k, bytes, captured);
+    return the_capture->filter(static_cast<bpf_insn*>(code)->k, bytes, captured);
   }
   static unsigned block_filtered(pcap_t* p) {
     Capture& c = *of(p).capture;
@@ -116,7 +116,7 @@ struct Capture::Host {
   }
   static void error(pcap_t* p, const char* text) { of(p).capture->error = text; }
 
-  static constexpr pcapv3_host_ops ops = {
+  static constexpr pcapv3_host_ops kOps = {
       look,       wait,           check, wait_for_break, is_down, filter,     filter_code,
       run_filter, block_filtered, count, add_counts,     is_gone, bind_again, error,
   };
@@ -126,9 +126,9 @@ Capture::Capture(FeedKind kind, const Options& options)
     : gone(64), returning(64), kind_(kind), options_(options), nonblocking_(options.nonblocking) {
   const Environment environment(options);
   char text[PCAP_ERRBUF_SIZE] = "";
-  in_handler_ = this;
+  the_capture = this;
   struct sigaction action {};
-  action.sa_handler = [](int) { in_handler_->break_loop(); };
+  action.sa_handler = [](int) { the_capture->break_loop(); };
   REQUIRE(sigaction(SIGUSR1, &action, &before_) == 0);
 
   const bool several = kind == FeedKind::kMerged;
@@ -138,7 +138,7 @@ Capture::Capture(FeedKind kind, const Options& options)
     ports_[i].ifindex = kFirstInterface + static_cast<int>(i);
   }
   auto* const handle = reinterpret_cast<pcap_t*>(several ? &own_ : ports_[0].handle.get());
-  reader = pcapv3_reader_open(handle, &Host::ops, &break_flag_, &breaking_, text);
+  reader = pcapv3_reader_open(handle, &Host::kOps, &break_flag_, &breaking_, text);
   REQUIRE(reader != nullptr);
   if (several) REQUIRE(pcapv3_reader_open_ports(reader) == 0);
   for (Port& port : ports_) open_port(port);
@@ -176,13 +176,13 @@ Capture::~Capture() {
   }
   pcapv3_wait_for_frames(frames);
   sigaction(SIGUSR1, &before_, nullptr);
-  in_handler_ = nullptr;
+  the_capture = nullptr;
 }
 
 void Capture::open_port(Port& port) {
   char text[PCAP_ERRBUF_SIZE] = "";
   port.port =
-      pcapv3_port_open(reinterpret_cast<pcap_t*>(port.handle.get()), &Host::ops, "eth0", text);
+      pcapv3_port_open(reinterpret_cast<pcap_t*>(port.handle.get()), &Host::kOps, "eth0", text);
   REQUIRE(port.port != nullptr);
   port.socket = ::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
   const int version = TPACKET_V3;

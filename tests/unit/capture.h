@@ -158,7 +158,7 @@ class Capture {
   std::set<std::uint32_t> stored_;
   /// All filters that were set, because blocks keep theirs; the last one is the handle's.
   std::vector<std::function<bool(std::uint32_t)>> filters_;
-  static inline Capture* in_handler_ = nullptr;
+  static inline Capture* the_capture = nullptr;
   struct sigaction before_ {};
 };
 

@@ -21,6 +21,8 @@ using pcapv3::test::FakeKernel;
 
 // ---- The system calls, which the linker renames ----
 
+// The names are the linker's, for --wrap.
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming)
 extern "C" {
 int __real_socket(int, int, int);
 int __real_close(int);
@@ -109,6 +111,7 @@ int __wrap_timerfd_settime(int fd, int flags, const itimerspec* when, itimerspec
   return 0;
 }
 }
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 namespace pcapv3::test {
 namespace {
@@ -143,8 +146,8 @@ std::uint32_t number_of(const std::uint8_t* bytes, std::size_t captured) {
   return first;
 }
 
-FakeKernel::FakeKernel() { current_ = this; }
-FakeKernel::~FakeKernel() { current_ = nullptr; }
+FakeKernel::FakeKernel() { the_kernel = this; }
+FakeKernel::~FakeKernel() { the_kernel = nullptr; }
 
 // ---- Time ----
 

@@ -80,7 +80,7 @@ class FakeKernel {
 
   // ---- System calls ----
 
-  static FakeKernel* current() { return current_; }
+  static FakeKernel* current() { return the_kernel; }
   bool owns(int fd) const { return sockets_.count(fd) != 0; }
   int open_socket(int domain, int type);
   void close_socket(int fd);
@@ -121,7 +121,7 @@ class FakeKernel {
   int make_ring(int fd, Socket& socket, const void* value, unsigned length);
   TestPacket packet(std::uint32_t number, std::size_t bytes) const;
 
-  static inline FakeKernel* current_ = nullptr;
+  static inline FakeKernel* the_kernel = nullptr;
   std::uint64_t now_ns_ = 1'000'000 * kMs;
   std::uint64_t realtime_offset_ns_ = 1'700'000'000'000 * kMs;
   std::multimap<std::uint64_t, std::function<void()>> events_;
