@@ -544,7 +544,7 @@ void loopback() {
 
 void other_namespace() {
   const int here = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-  const int there = open(link_arguments().peer, O_RDONLY | O_CLOEXEC);
+  const int there = open(run_arguments().peer, O_RDONLY | O_CLOEXEC);
   CHECK(here >= 0 && there >= 0, "%s", std::strerror(errno));
   const Watch watch;
   const auto enter = [](int space) {
@@ -668,7 +668,7 @@ void counts_after_drops() {
 void injecting() {
   char error[PCAP_ERRBUF_SIZE] = "";
   Handle far;
-  in_namespace(link_arguments().peer, [&] { far = open_capture({.device = "play0"}); });
+  in_namespace(run_arguments().peer, [&] { far = open_capture({.device = "play0"}); });
   const Watch watch;
   const Handle beside = open_capture();
   const Handle handle = open_capture();

@@ -537,7 +537,7 @@ void inject_from_thread() {
   const Handle handle = open_capture(roomy());
   pcap_t* p = handle.get();
   Handle other_end;
-  in_namespace(link_arguments().peer, [&] { other_end = open_capture(roomy("play0")); });
+  in_namespace(run_arguments().peer, [&] { other_end = open_capture(roomy("play0")); });
   CHECK(pcap_setdirection(other_end.get(), PCAP_D_IN) == 0, "%s", pcap_geterr(other_end.get()));
   std::thread other([p] {
     stay_on_cpu();

@@ -257,7 +257,7 @@ void inject_in_callback() {
   const Handle handle = open_capture({.snaplen = kSnaplen});
   pcap_t* p = handle.get();
   Handle other_end;
-  in_namespace(link_arguments().peer, [&] {
+  in_namespace(run_arguments().peer, [&] {
     other_end = open_capture(
         {.device = "play0", .timeout_ms = kLongTimeoutMs, .buffer_bytes = kLargeBuffer});
   });

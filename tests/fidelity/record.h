@@ -224,7 +224,7 @@ void on_one_cpu() {
 }
 
 /// Sends what see0 receives.
-inline Sender peer() { return Sender("play0", link_arguments().peer); }
+inline Sender peer() { return Sender("play0", run_arguments().peer); }
 /// Sends out of see0.
 inline Sender local() { return Sender("see0"); }
 

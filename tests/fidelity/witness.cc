@@ -35,7 +35,7 @@ int play(int argc, char** argv) {
         alarm(scenario.limit_s);           // SIGALRM ends it: the one limit that holds in any loop
         setvbuf(stdout, nullptr, _IOLBF, 0);  // what libpcap says on standard error has its place
         start_ns();
-        link_arguments() = {.peer = argv[2]};
+        run_arguments().peer = argv[2];
         scenario.run();
         return EXIT_SUCCESS;
       }
