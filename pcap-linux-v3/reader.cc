@@ -185,7 +185,7 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
       if (drain_more(false)) continue;
       return end_drain(true);
     }
-    if (delivered > 0 || (looked && !no_timeout_)) return leave(delivered);
+    if (delivered > 0 || (looked && !waits_forever())) return leave(delivered);
     switch (wait(collected)) {
       case Waited::kLook:
         break;

@@ -90,7 +90,7 @@ struct pcapv3_reader {
   /// Must be called when the ports' plans may have changed.
   void follow();
   void set_nonblocking(bool nonblocking) { nonblocking_ = nonblocking; }
-  /// Has a read wait until it has a packet, however long that takes.
+  /// Has a read wait until it has a packet, however long that takes, unless reads never wait.
   void set_no_timeout(bool no_timeout) { no_timeout_ = no_timeout; }
 
   // ---- Reading (reader.cc) ----
@@ -180,6 +180,7 @@ struct pcapv3_reader {
   std::uint64_t until_next();
   std::uint64_t until_look(bool reading) const;
   bool is_reader() const;
+  bool waits_forever() const { return no_timeout_ && !nonblocking_; }
 
   pcap_t* const handle_;
   const pcapv3_host_ops& host_;

@@ -31,7 +31,7 @@ pcapv3_reader::Waited pcapv3_reader::wait(bool& collected) {
   if (give_up_ns_ != 0 && is_drained() && *break_flag_ == 0 && pcapv3::ns_until(give_up_ns_) == 0) {
     return Waited::kOver;
   }
-  collected = nonblocking_ || (some && !no_timeout_);
+  collected = nonblocking_ || (some && !waits_forever());
   return Waited::kLook;
 }
 
@@ -46,7 +46,7 @@ pcapv3_reader::Waited pcapv3_reader::wait_by_host() {
   } else if (status != 0) {
     return Waited::kFailed;
   }
-  const bool over = *break_flag_ == 0 && !no_timeout_ && !ports_.ports[0]->position().open();
+  const bool over = *break_flag_ == 0 && !waits_forever() && !ports_.ports[0]->position().open();
   return over ? Waited::kOver : Waited::kLook;
 }
 

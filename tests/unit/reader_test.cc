@@ -132,6 +132,21 @@ TEST_CASE("reader: without a time-out a filter that rejects all does not end a r
   CHECK(c.got == Numbers{3});
 }
 
+TEST_CASE("reader: a nonblocking read without a time-out returns at once") {
+  Capture::Options options;
+  options.no_timeout = options.nonblocking = true;
+  Capture c(any_feed(), options);
+  CHECK(c.read() == 0);
+  c.set_filter([](std::uint32_t number) { return number == 1; });
+  c.send();
+  c.kernel.pass(40 * kMs);
+  CHECK(c.read_some(1) == 0);
+  c.send();
+  c.kernel.pass(40 * kMs);
+  CHECK(c.read_some() == 1);
+  CHECK(c.got == Numbers{1});
+}
+
 TEST_CASE("reader: with a time-out a read ends with packets that the filter rejects") {
   Capture c(any_feed());
   c.set_filter([](std::uint32_t) { return false; });
