@@ -242,11 +242,11 @@ void run_count(const char* interface, char** command, bool timed) {
   pcap_stat stats = {};
   read_rest(handle, callback, count, stats);
   const double cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - start;
-  const double percent = 100 * cpu / (clock_ns(CLOCK_MONOTONIC) - began);
+  const double cpu_percent = 100 * cpu / (clock_ns(CLOCK_MONOTONIC) - began);
   const double wait_packets = static_cast<double>(count.packets) / double(waits() - waited + 1);
   wait_for_traffic();
   print_count(count.packets, stats.ps_recv, stats.ps_drop, cpu);
-  std::printf("cpu_percent %.2f packets_a_wait %.1f\n", percent, wait_packets);
+  std::printf("cpu_percent %.2f packets_a_wait %.1f\n", cpu_percent, wait_packets);
   if (timed) {
     std::printf("median_us %.0f p99_us %.0f p999_us %.0f max_us %.0f\n",
                 quantile(count.latencies_us, 0.5), quantile(count.latencies_us, 0.99),
