@@ -66,7 +66,7 @@ static void open_spare(pcap_t* p) {
   joined(p)->spare = fd > 0 ? fd : 0;
 }
 
-void pcapv3_child_close_spare(pcap_t* p) {
+static void close_spare(pcap_t* p) {
   if (joined(p)->spare != 0) (void)close(joined(p)->spare);
   joined(p)->spare = 0;
 }
@@ -75,10 +75,16 @@ void pcapv3_child_close_spare(pcap_t* p) {
 static void open_next_spare(pcap_t* p) {
   open_spare(p);
   if (joined(p)->spare == 0 || share_namespace(joined(p)->spare, p->fd) == 1) return;
-  pcapv3_child_close_spare(p); /* in another namespace the ifindex means another interface */
+  close_spare(p); /* in another namespace the ifindex means another interface */
 }
 
 /* ---- Opening ---- */
+
+static void note_activated(pcap_t* p) {
+  joined(p)->arptype = pcapv3_stock_arptype(p);
+  if (joined(p)->cooked) (void)pcapv3_stock_set_datalink(p, DLT_LINUX_SLL2);
+  if (pcapv3_port_fans_out(joined(p)->port)) open_spare(p);
+}
 
 pcap_t* pcapv3_child_create(const char* device, pcap_t* multi, char* error) {
   pcap_t* p = pcapv3_handle_create(device, error);
@@ -90,18 +96,14 @@ pcap_t* pcapv3_child_create(const char* device, pcap_t* multi, char* error) {
     return NULL;
   }
   joined(p)->multi = multi;
+  joined(p)->activated = note_activated;
+  joined(p)->closed = close_spare;
   return p;
 }
 
 void pcapv3_child_prepare(pcap_t* p, int cooked, unsigned max_retire_ms) {
   joined(p)->cooked = cooked;
   joined(p)->max_retire_ms = max_retire_ms;
-}
-
-void pcapv3_child_activated(pcap_t* p) {
-  joined(p)->arptype = pcapv3_stock_arptype(p);
-  if (joined(p)->cooked) (void)pcapv3_stock_set_datalink(p, DLT_LINUX_SLL2);
-  if (pcapv3_port_fans_out(joined(p)->port)) open_spare(p);
 }
 
 struct pcapv3_port* pcapv3_child_port(pcap_t* p) {
@@ -134,7 +136,7 @@ static int take_spare(pcap_t* p, int index) {
   pcapv3_host_ops.count(p); /* adds the old socket's last counts */
   const int loopback = index == pcapv3_stock_state(p).lo_ifindex;
   const int status = pcapv3_port_replace_socket(port, p->fd, spare, index, loopback);
-  pcapv3_child_close_spare(p); /* it may have a ring */
+  close_spare(p); /* it may have a ring */
   open_next_spare(p);
   if (status != 0) return -1;
   pcapv3_stock_show_ring(p);

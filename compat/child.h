@@ -36,11 +36,4 @@ int pcapv3_child_is_elsewhere(pcap_t* child);
  * socket stays, with its ring, its filter and its counts, except in a fan-out group. */
 int pcapv3_child_bind_again(pcap_t* child);
 
-/* ---- For handle.c ---- */
-
-/* Must be called when a child has been activated. */
-void pcapv3_child_activated(pcap_t* child);
-/* Closes the spare socket, which is for an interface that comes back, if there is one. */
-void pcapv3_child_close_spare(pcap_t* child);
-
 #endif

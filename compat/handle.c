@@ -18,7 +18,6 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <netinet/in.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,9 +25,8 @@
 #include <unistd.h>
 
 #include "compat/blocks.h"
-#include "compat/child.h"
-#include "compat/multi.h"
 #include "compat/names.h"
+#include "compat/status.h"
 #include "compat/stock.h"
 #include "pcap-int.h"
 #include "pcap-linux-v3/dump_run.h"
@@ -233,8 +231,8 @@ static void port_cleanup(pcap_t* p) {
   }
   leave_port(p);
   pcapv3_stock_cleanup(p);
-  pcapv3_child_close_spare(
-      p); /* comes last: it takes the kernel milliseconds, and the group has been left by now */
+  /* This comes last: it takes the kernel milliseconds, and the group has been left by now. */
+  if (joined(p)->closed != NULL) joined(p)->closed(p);
   pcapv3_wait_for_frames(second);
 }
 
@@ -261,7 +259,7 @@ static int join_fanout(pcap_t* p, struct pcapv3_port* port) {
 }
 
 static int port_activate(pcap_t* p) {
-  if (joined(p)->multi == NULL) pcapv3_multi_forget_not_up();
+  if (joined(p)->multi == NULL) pcapv3_forget_not_up();
   if (p->opt.device == NULL) {
     /* A failed activation frees the name (pcap.c: pcap_cleanup_live_common), but stock code reads
      * it. */
@@ -331,7 +329,7 @@ static int port_activate(pcap_t* p) {
   p->cleanup_op = port_cleanup;
   joined(p)->copying_oneshot = p->oneshot_callback;
   p->oneshot_callback = port_oneshot;
-  if (joined(p)->multi != NULL) pcapv3_child_activated(p);
+  if (joined(p)->activated != NULL) joined(p)->activated(p);
   pcapv3_port_refresh(port);
   if (joined(p)->multi == NULL) read_port(p, adapts);
   return status;
@@ -366,48 +364,14 @@ int pcapv3_set_private_size(pcap_t* p, size_t size) {
   return 0;
 }
 
-/* ---- What the rest of libpcap and programs call ---- */
+/* ---- The socket and the descriptor, which the program is given ---- */
 
-int pcapv3_stock_find_devices(pcap_if_list_t*, char*);
-const char* pcapv3_stock_lib_version(void);
+void pcapv3_handle_give_socket(pcap_t* p) { settle(p); }
 
-pcap_t* CREATE_INTERFACE(const char* device, char* error) {
-  if (!pcapv3_is_on()) return pcapv3_stock_create_interface(device, error);
-  if (pcapv3_is_multi(device)) return pcapv3_multi_create(device, error);
-  return pcapv3_handle_create(device, error);
-}
-
-int FIND_DEVICES(pcap_if_list_t* devices, char* error) {
-  const int status = pcapv3_stock_find_devices(devices, error);
-  return status != 0 || !pcapv3_is_on() ? status : pcapv3_multi_find_devices(devices, error);
-}
-
-int pcapv3_stock_fileno(pcap_t*);
-int pcapv3_stock_get_selectable_fd(pcap_t*);
-
-int pcap_fileno(pcap_t* p) {
-  settle(p);
-  return pcapv3_multi_give_descriptor(p, pcapv3_stock_fileno(p));
-}
-
-int pcap_get_selectable_fd(pcap_t* p) {
-  int descriptor = pcapv3_stock_get_selectable_fd(p);
-  if (descriptor >= 0 && p->read_op == port_read && joined(p)->reader != NULL &&
-      !pcapv3_reader_watch_descriptor(joined(p)->reader)) {
-    descriptor = p->fd;
+int pcapv3_handle_give_descriptor(pcap_t* p, int descriptor) {
+  if (descriptor < 0 || p->read_op != port_read || joined(p)->reader == NULL ||
+      pcapv3_reader_watch_descriptor(joined(p)->reader)) {
+    return descriptor;
   }
-  return pcapv3_multi_give_descriptor(p, descriptor);
-}
-
-static char version[256];
-
-static void write_version(void) {
-  snprintf(version, sizeof(version), "%s, pcap-linux-v3 %s", pcapv3_stock_lib_version(),
-           PCAP_LINUX_V3_VERSION);
-}
-
-const char* pcap_lib_version(void) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  (void)pthread_once(&once, write_version);
-  return version;
+  return p->fd;
 }

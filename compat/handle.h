@@ -25,7 +25,10 @@ struct pcapv3_handle {
   int second_cooked;            /* the second ring's socket is cooked */
   struct pcapv3_break breaking; /* valid until the handle is freed */
 
-  /* The rest is for a child (child.c). */
+  /* The rest is for a child (child.c), which sets what is called when the handle has been activated
+   * and closed; NULL: nothing is. */
+  void (*activated)(pcap_t*);
+  void (*closed)(pcap_t*);
   int arptype;            /* the hardware type of its interface */
   int cooked;             /* it must be opened as a cooked socket */
   unsigned max_retire_ms; /* the longest retire timeout of its ring */
@@ -38,6 +41,11 @@ struct pcapv3_handle* pcapv3_handle_of(pcap_t* p);
 int pcapv3_has_ring(pcap_t* p);
 /* Updates the port and the reader after something was set on the handle. */
 void pcapv3_refresh(pcap_t* p);
+/* Must be called when the program is given the handle's socket, and when it is given `descriptor`
+ * to wait on; the second returns what it must get in place of that. Any thread may call them, and
+ * for a handle of any kind. */
+void pcapv3_handle_give_socket(pcap_t* p);
+int pcapv3_handle_give_descriptor(pcap_t* p, int descriptor);
 /* Makes a handle that is not activated. Returns NULL, with a text, on failure, as
  * pcap_create(3PCAP) does. */
 pcap_t* pcapv3_handle_create(const char* device, char* error);

@@ -22,6 +22,7 @@
 #include "compat/blocks.h"
 #include "compat/child.h"
 #include "compat/names.h"
+#include "compat/status.h"
 #include "pcap-int.h"
 #include "pcap-linux-v3/dump_run.h"
 
@@ -47,33 +48,6 @@ static void set_error(pcap_t* p, const char* port, const char* text) {
   snprintf(copy, sizeof(copy), "%s", text);
   snprintf(p->errbuf, sizeof(p->errbuf), "%s: %.*s", port,
            (int)(sizeof(p->errbuf) - IF_NAMESIZE - 3), copy);
-}
-
-/* ---- A port that is not up ---- */
-
-/* The status of an activation is the port's, because programs act on it, and they show the text of
- * the status. Stock code has no other text for this status, so its text gets the port's name here.
- * (Initial-exec, because the other models for such a variable need one more library.) */
-static __thread char not_up[IF_NAMESIZE + 32] __attribute__((tls_model("initial-exec")));
-
-void pcapv3_multi_forget_not_up(void) { not_up[0] = '\0'; }
-
-const char* pcapv3_stock_statustostr(int);
-
-const char* pcap_statustostr(int status) {
-  const char* text = pcapv3_stock_statustostr(status);
-  return status == PCAP_ERROR_IFACE_NOT_UP && not_up[0] != '\0' ? not_up : text;
-}
-
-pcap_t* pcapv3_stock_open_live(const char*, int, int, int, char*);
-
-pcap_t* pcap_open_live(const char* device, int snaplen, int promisc, int timeout_ms, char* error) {
-  pcapv3_multi_forget_not_up();
-  pcap_t* p = pcapv3_stock_open_live(device, snaplen, promisc, timeout_ms, error);
-  if (p == NULL && not_up[0] != '\0') {
-    snprintf(error, PCAP_ERRBUF_SIZE, "%s: %s", device, not_up);
-  }
-  return p;
 }
 
 /* ---- The ports' handles ---- */
@@ -105,7 +79,7 @@ static int replace_ports(pcap_t* p) {
   int sockets[PCAPV3_MAX_PORTS];
   for (unsigned i = 0; i < a->names.count; ++i) {
     ports[i] = pcapv3_child_port(a->ports[i]);
-    sockets[i] = pcap_fileno(a->ports[i]);
+    sockets[i] = a->ports[i]->fd;
   }
   if (pcapv3_reader_set_ports(a->reader, a->names.count, ports, sockets) == 0) return 0;
   snprintf(p->errbuf, sizeof(p->errbuf), "%s", pcapv3_reader_error(a->reader));
@@ -139,9 +113,7 @@ static int activate_port(pcap_t* p, unsigned i) {
   if (status != 0) {
     const char* text = pcap_geterr(port);
     set_error(p, name, text[0] != '\0' ? text : pcap_statustostr(status));
-    if (status == PCAP_ERROR_IFACE_NOT_UP) {
-      snprintf(not_up, sizeof(not_up), "%s: %s", name, pcapv3_stock_statustostr(status));
-    }
+    if (status == PCAP_ERROR_IFACE_NOT_UP) pcapv3_note_not_up(name);
   }
   if (status < 0) close_port(p, i);
   return status;
@@ -322,7 +294,7 @@ static int change_ports(pcap_t* p, int cooked, int link_type) {
     close_ports(p);
     memcpy(a->ports, before, sizeof(before));
     a->cooked = cooked_before;
-    pcapv3_multi_forget_not_up(); /* to the program, this was no activation */
+    pcapv3_forget_not_up(); /* to the program, this was no activation */
     return PCAP_ERROR;
   }
   for (unsigned i = 0; i < a->names.count; ++i) pcap_close(before[i]);
@@ -448,7 +420,7 @@ static int fail(pcap_t* p, int status) {
 
 static int multi_activate(pcap_t* p) {
   struct multi* a = of(p);
-  pcapv3_multi_forget_not_up();
+  pcapv3_forget_not_up();
   if (a->names_error[0] != '\0') {
     snprintf(p->errbuf, sizeof(p->errbuf), "%s", a->names_error);
     return PCAP_ERROR_NO_SUCH_DEVICE;

@@ -13,10 +13,6 @@ int pcapv3_is_multi(const char* device);
 /* Does for a list of ports what libpcap's pcap_create_interface() does for an interface. */
 pcap_t* pcapv3_multi_create(const char* device, char* error);
 
-/* Forgets the port that was not up. On the thread that activated it, the text of
- * PCAP_ERROR_IFACE_NOT_UP has its name until then. Must be called before another activation. */
-void pcapv3_multi_forget_not_up(void);
-
 /* Returns `descriptor`, and notes that the program gets it for the handle `p`, of whatever kind. */
 int pcapv3_multi_give_descriptor(pcap_t* p, int descriptor);
 
