@@ -273,6 +273,7 @@ Merge::Corruption Merge::drop_corrupt() {
 void Merge::gave_back(unsigned port) {
   Input& input = inputs_[port];
   ++input.given_back;
+  input.gone = std::max(input.gone, input.newest[0]);
   if (input.position->begun(0) != 0) input.next_sequence = 0;  // the same block comes once more
   --input.open;
   --input.scanned;
@@ -284,18 +285,30 @@ void Merge::gave_back(unsigned port) {
 }
 
 void Merge::bypassed(unsigned port, const tpacket_hdr_v1& header) {
-  inputs_[port].next_sequence = header.seq_num + 1;
+  Input& input = inputs_[port];
+  input.next_sequence = header.seq_num + 1;
+  input.gone = std::max(input.gone, last_stamp(header));
   passed_ = std::max(passed_, last_stamp(header));
 }
 
 // ---- What can still come ----
 
-void Merge::look(std::uint64_t now_ns) {
+void Merge::open(unsigned port) {
+  Input& input = inputs_[port];
+  if (input.position == nullptr) return;
+  const unsigned most = std::min(kOpenBlocks, input.position->block_count());
+  while (input.open < most && input.position->has(input.open)) {
+    open_block(input);
+    scanned_ = 0;
+  }
+}
+
+void Merge::settle(std::uint64_t now_ns) {
   commit_top();
   horizon_ = stamp_of(now_ns + window_ns_);
   if (horizon_ < now_) {
     // The clock was set back: what was known about times is void.
-    for (Input& input : inputs_) input.watermark = input.reached = 0;
+    for (Input& input : inputs_) input.watermark = input.reached = input.gone = 0;
     watermark_ = passed_ = 0;
   }
   now_ = stamp_of(now_ns);
@@ -305,11 +318,6 @@ void Merge::look(std::uint64_t now_ns) {
   for (unsigned port = 0; port < ports_; ++port) {
     Input& input = inputs_[port];
     if (input.position == nullptr) continue;
-    const unsigned most = std::min(kOpenBlocks, input.position->block_count());
-    while (input.open < most && input.position->has(input.open)) {
-      open_block(input);
-      scanned_ = 0;
-    }
     find_watermark(input, now_ns);
     watermark = std::min(watermark, input.watermark);
     // Waiting must not make the ring overflow: when half of it is full, the open blocks may go.
@@ -319,7 +327,7 @@ void Merge::look(std::uint64_t now_ns) {
     }
   }
   if (watermark == kEndOfTime) watermark = 0;
-  watermark_ = std::max({watermark_, watermark, forced});
+  watermark_ = one_interface_ ? watermark : std::max({watermark_, watermark, forced});
   find_limit();
   find_top();
 }
@@ -336,7 +344,7 @@ void Merge::find_watermark(Input& input, std::uint64_t now_ns) {
       input.position->is_part_before(input.open)) {
     // The next block is opened once the first open one has been delivered, which therefore must not
     // wait.
-    watermark = input.newest[0];
+    watermark = one_interface_ ? newest(input) : input.newest[0];
   } else {
     const tpacket_hdr_v1& header = input.position->header(input.open);
     // A block that the kernel has not opened anew has its old number and count. It is opened before
@@ -351,17 +359,25 @@ void Merge::find_watermark(Input& input, std::uint64_t now_ns) {
         return;
       }
       watermark = minus(now, disorder_ns());
+    } else if (one_interface_) {
+      watermark = newest(input);
     } else {
       const Stamp at = opened(header);
       // Read twice, because seconds and nanoseconds are written one after the other.
-      if (at == opened(header) && at <= now) {
-        watermark = minus(at, disorder_ns());
-      }
-      if (!one_interface_) watermark = std::max(watermark, minus(now, window_ns_));
+      if (at == opened(header) && at <= now) watermark = minus(at, kDisorderNs);
+      watermark = std::max(watermark, minus(now, window_ns_));
     }
   }
   // A packet from the future says nothing about what can still come.
-  input.watermark = std::max(input.watermark, std::min(watermark, now));
+  watermark = std::min(watermark, now);
+  input.watermark = one_interface_ ? watermark : std::max(input.watermark, watermark);
+}
+
+/// Returns the newest stamp that is known in the blocks of `input`, those before included.
+Stamp Merge::newest(const Input& input) {
+  Stamp newest = input.gone;
+  for (unsigned slot = 0; slot < input.open; ++slot) newest = std::max(newest, input.newest[slot]);
+  return newest;
 }
 
 std::uint64_t Merge::deadline_ns() const {

@@ -28,6 +28,13 @@
 // A stamp is a little older than the packet's place in the ring; kDisorderNs is subtracted for
 // that. A packet that comes later still is delivered at once and counted as late.
 //
+// Two rings of one interface, in immediate mode, are merged by more than times, because what comes
+// first was also stamped first, whichever ring it came to. A ring's watermark is now if it was empty
+// when all that is open had come; otherwise it is the newest stamp known of that ring. When a block
+// was opened says nothing about it: a packet can be stamped, and wait in a CPU's backlog, long
+// before the block that it comes to is opened (dev.c: netif_rx_internal, process_backlog). For the
+// same reason a watermark holds for one look only.
+//
 // Stamps and the current time come from the system clock, which can be set. If it is set forward,
 // nothing waits longer. When it is found to have been set back, the packets that are held are
 // delivered and everything is learned anew. The merge does not wait for a packet from the future,
@@ -63,9 +70,9 @@ class Merge {
 
   /// Sets the longest time that a packet waits for those of other ports, in nanoseconds.
   void set_window(std::uint64_t window_ns) { window_ns_ = window_ns; }
-  /// All packets come from one interface: a packet whose place in one ring comes before another's
-  /// in the other ring was also stamped before it, as in a ring for both. The merge then waits for
-  /// every packet that it sees is still to come, because it always comes soon.
+  /// All packets come from one interface: a packet that comes to one ring before another comes to
+  /// the other ring was also stamped before it. The merge then waits for every packet that it sees
+  /// is still to come, because it always comes soon.
   void set_one_interface() { one_interface_ = true; }
 
   /// Adds the port with the number `port`, which must be below kMaxPorts. The arguments must
@@ -77,7 +84,14 @@ class Merge {
 
   /// Opens the blocks that the kernel has handed over, a few of each port at most, and finds the
   /// watermark. `now_ns` must be CLOCK_REALTIME read before this call.
-  void look(std::uint64_t now_ns);
+  void look(std::uint64_t now_ns) {
+    for (unsigned port = 0; port < ports_; ++port) open(port);
+    settle(now_ns);
+  }
+  /// The two parts of look(), for rings of one interface, which must be opened in the order that
+  /// two_rings.cc explains.
+  void open(unsigned port);
+  void settle(std::uint64_t now_ns);
   /// While it drains, the positions show no more than they had when that began (ring_position.h:
   /// set_end): a port is complete when all of that is open, whatever the time is.
   void set_draining(bool draining) {
@@ -199,6 +213,7 @@ class Merge {
     PacketCursor corrupt[kOpenBlocks];  ///< At the corrupt packet of each that has one.
     std::uint64_t next_sequence = 0;    ///< The kernel's number of the next block; 0: any.
     Stamp watermark = 0;
+    Stamp gone = 0;           ///< The newest stamp known in blocks that are not open any more.
     unsigned given_back = 0;  ///< Blocks released ever: tells which block a run is in.
     bool empty = false;       ///< As of the last look.
 
@@ -245,6 +260,7 @@ class Merge {
   bool scan(unsigned port);
   void scan_run(unsigned port);
   void find_watermark(Input& input, std::uint64_t now_ns);
+  static Stamp newest(const Input& input);
 
   std::uint64_t window_ns_ = 25'000'000;
   bool one_interface_ = false;

@@ -234,10 +234,6 @@ void SlotRing::tell_of_rest() {
   tpacket_hdr_v1& header = staged_.block(filling_)->hdr.bh1;
   header.seq_num = sequence_ + 1;
   header.num_pkts = has_frame() ? 1 : 0;
-  if (header.num_pkts == 0) return;
-  const auto& rest = *reinterpret_cast<const tpacket2_hdr*>(frame(next_));
-  header.ts_first_pkt.ts_sec = rest.tp_sec;
-  header.ts_first_pkt.ts_nsec = rest.tp_nsec;
 }
 
 unsigned SlotRing::fill() {

@@ -154,7 +154,7 @@ Ready TwoRings::ready(bool draining) {
     release_direct();
     if (direct_ == nullptr && merged_.merge().done()) {
       release_spent();
-      if (!find_direct(draining)) merged_.look();
+      if (!find_direct(draining)) look();
     }
     if (direct_ == nullptr) return merged_.state();
     if (direct_->cursor().corrupt()) return Ready::kCorrupt;
@@ -187,6 +187,20 @@ bool TwoRings::find_direct(bool draining) {
   }
   merged_.merge().bypassed(direct_ == &blocks ? kBlocks : kFrames, direct_->header(0));
   return direct_->open();
+}
+
+/// Has the merge open what has come to both rings. Whatever is open has all that came before it in
+/// one of three places when this returns: it is open, too, or it is counted by a block that is not,
+/// or tell_of_rest() has told of it (slot_ring.cc). Therefore the slots are looked at after blocks
+/// were opened; and what comes to a block after that is newer than what has come in slots.
+void TwoRings::look() {
+  Merge& merge = merged_.merge();
+  merge.open(kBlocks);
+  if (frames_ != nullptr) {
+    take_frames(monotonic_ns());
+    merge.open(kFrames);
+  }
+  merge.settle(realtime_ns());
 }
 
 int TwoRings::deliver(Delivery& delivery, int max, pcap_handler callback, u_char* user) {

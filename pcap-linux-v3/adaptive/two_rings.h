@@ -105,6 +105,7 @@ class TwoRings {
   bool join(int socket);
   bool has_more(const RingPosition& position) const;
   bool find_direct(bool draining);
+  void look();
   void take_frames(std::uint64_t now_ns);
   void consider_blocks_only(std::uint64_t now_ns);
   void clear_pressure();

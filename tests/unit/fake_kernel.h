@@ -62,6 +62,11 @@ class FakeKernel {
   /// second socket can request one.
   std::function<void()> in_grace_period;
   bool has_grace_periods = true;
+  /// Runs once, in the look at a clock after `looks` others: what happens while the module runs.
+  void in_look_at_clock(unsigned looks, std::function<void()> what) {
+    looks_until_ = looks;
+    in_look_ = std::move(what);
+  }
   /// Runs before a socket joins a fan-out group.
   std::function<void()> before_join;
   unsigned grace_periods() const { return grace_periods_; }
@@ -87,7 +92,7 @@ class FakeKernel {
   int set_option(int fd, int level, int name, const void* value, unsigned length);
   int get_option(int fd, int level, int name, void* value, unsigned* length);
   void* map(int fd);
-  void look_at_clock() { now_ns_ += 40; }
+  void look_at_clock();
   void watch(int epoll, int fd, std::uint32_t data);
   int poll_events(int epoll, ::epoll_event* events, int max, int timeout_ms);
   int poll_one(int fd, int timeout_ms, const std::function<bool()>& is_ready);
@@ -123,6 +128,8 @@ class FakeKernel {
 
   static inline FakeKernel* the_kernel = nullptr;
   std::uint64_t now_ns_ = 1'000'000 * kMs;
+  unsigned looks_until_ = 0;
+  std::function<void()> in_look_;
   std::uint64_t realtime_offset_ns_ = 1'700'000'000'000 * kMs;
   std::multimap<std::uint64_t, std::function<void()>> events_;
   bool interrupted_ = false;

@@ -195,6 +195,39 @@ TEST_CASE("a packet younger than the other port's open block may not go before i
   CHECK(f.numbers() == Numbers{0, 3});
 }
 
+TEST_CASE("of one interface, a packet stamped before its block was opened still goes first") {
+  Fixture f(2);
+  f.merge.set_one_interface();
+  if (GENERATE(false, true)) f.read(kStart + 1 * kMs);  // this finds both rings empty
+  f.receive(0, kStart, kStart + 1 * kMs);
+  f.kernel[0]->writer.expire(kStart + 10 * kMs);  // this opens a block
+  f.receive(0, kStart + 3 * kMs, kStart + 11 * kMs);
+  f.receive(1, kStart + 4 * kMs, kStart + 12 * kMs);
+  f.kernel[1]->writer.expire(kStart + 13 * kMs);
+  f.kernel[1]->writer.expire(kStart + 21 * kMs);
+  f.read(kStart + 21 * kMs);
+  CHECK(f.numbers() == Numbers{0});
+  f.kernel[0]->writer.expire(kStart + 22 * kMs);
+  f.read(kStart + 22 * kMs);
+  CHECK(f.numbers() == Numbers{0, 1, 2});
+}
+
+TEST_CASE("of one interface, what an empty ring allowed once is not allowed for ever") {
+  Fixture f(2);
+  f.merge.set_one_interface();
+  f.read(kStart + 5 * kMs);  // this finds both rings empty
+  f.receive(0, kStart + 1 * kMs, kStart + 6 * kMs);
+  f.receive(1, kStart + 2 * kMs, kStart + 7 * kMs);
+  f.kernel[1]->writer.expire(kStart + 8 * kMs);
+  f.kernel[1]->writer.expire(kStart + 16 * kMs);
+  f.read(kStart + 16 * kMs);
+  CHECK(f.out.empty());
+  f.kernel[0]->writer.expire(kStart + 17 * kMs);
+  f.kernel[0]->writer.expire(kStart + 25 * kMs);
+  f.read(kStart + 25 * kMs);
+  CHECK(f.numbers() == Numbers{0, 1});
+}
+
 TEST_CASE("of packets with the same stamp the one that was seen first goes first") {
   Fixture f(2);
   for (int i = 0; i < 3; ++i) f.receive(0, kStart + kMs, kStart + kMs);

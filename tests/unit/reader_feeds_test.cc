@@ -106,6 +106,31 @@ TEST_CASE("reader: immediate mode changes over to blocks for dense packets, and 
   CHECK(c.got == from_to(0, static_cast<std::uint32_t>(c.sent()) - 1));
 }
 
+TEST_CASE("reader: what comes to both rings while they are looked at is delivered in order") {
+  Capture c(FeedKind::kTwoRings);
+  c.send(0);
+  c.read_until(1);
+  c.take();
+  unsigned looks = 0;
+  for (bool within = true; within; ++looks) {
+    within = false;
+    c.kernel.in_look_at_clock(looks, [&] {
+      within = true;
+      c.send_many(100);  // more than there are slots
+      c.retire();
+    });
+    c.send();
+    c.read_all();
+    c.kernel.in_look_at_clock(0, nullptr);
+    c.kernel.pass(100 * kMs);  // enough for the way back to slots
+    c.read_all();
+    const Numbers got = c.take();
+    REQUIRE(got == from_to(got.front(), c.sent() - 1));
+  }
+  CHECK(looks > 4);
+  CHECK(c.port(0)->counters().frames > 100);
+}
+
 TEST_CASE("reader: what comes while two rings are joined is delivered once") {
   Capture c(FeedKind::kTwoRings);
   // While the second socket joins, both sockets get each packet.
