@@ -9,16 +9,12 @@
 #include <algorithm>
 
 #include "adaptive/slot_ring.h"
-#include "clock.h"
 #include "ring.h"
 #include "ring_position.h"
 #include "setup/fanout.h"
 
 namespace pcapv3 {
 namespace {
-
-/// A packet is under way from one ring to the other for this long at most, apart from interrupts.
-constexpr std::uint64_t kOnItsWayNs = 10'000;
 
 /// Waits for an RCU grace period: after it, no packet is under way any more by an entry of the
 /// kernel's lists, or past a filter, that has been replaced. Requires that `socket` is in a group.
@@ -102,7 +98,6 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   }
   frames.let_go();
   Joining joining = Joining::kFailed;
-  std::uint64_t joined_ns = 0;
   Counts before;
   if (open_filter(frames.socket(), filter)) {
     before = take_counts(frames.socket());  // these packets are in the blocks, too
@@ -110,7 +105,6 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
       errno = EBUSY;
       joining = Joining::kLater;
     } else if (complete_pair(blocks, group_)) {
-      joined_ns = realtime_ns();
       joining = Joining::kDone;
     } else if (errno == EINVAL || errno == ENETDOWN) {
       joining = Joining::kLater;
@@ -120,7 +114,7 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   if (joining != Joining::kDone) (void)attach_drop_all(frames.socket());
   const bool settled = wait_for_grace(frames.socket());
   if (joining == Joining::kDone) {
-    const unsigned copies = frames.drop_copies(position, ahead, stamp_of(joined_ns + kOnItsWayNs));
+    const unsigned copies = frames.drop_copies(position, ahead);
     counts = take_counts(frames.socket());
     counts.packets += before.packets - before.drops;
     counts.packets -= std::min(counts.packets, copies);

@@ -33,9 +33,9 @@
 //      the same time or right after. A copy lies behind what was in the blocks at step 2, and
 //      before the end of the grace period; so the search includes what the kernel's open block
 //      counts by then, which is final. A copy is stamped later than its slot, and packets that came
-//      before step 2 are stamped earlier than any slot; and what rolls over from the slots once
-//      they run full comes some time after step 4. So packets that are all alike are not taken for
-//      each other.
+//      before step 2 are stamped earlier than any slot; and packets roll over from the slots only
+//      after three quarters of them are full. So packets that are all alike are not taken for each
+//      other.
 //
 // One case remains: if a thread is held up between 3 and 4, the slots may run full. A packet that
 // another CPU is just passing round while the socket joins can then come to the blocks twice, by

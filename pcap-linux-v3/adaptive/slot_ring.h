@@ -62,8 +62,8 @@ class SlotRing {
   unsigned came() const;
   /// Drops all of these that `blocks` has a copy of, in the blocks from `ahead` on and in the one
   /// that the kernel is filling, and returns how many it dropped. Where several slots are alike, a
-  /// packet stamped after `until` counts as no copy. (pair.h)
-  unsigned drop_copies(const RingPosition& blocks, unsigned ahead, Stamp until);
+  /// packet that came when there was no more room for it here counts as no copy. (pair.h)
+  unsigned drop_copies(const RingPosition& blocks, unsigned ahead);
   /// Drops all of them, and holds all slots as at first. Requires that no more packets come.
   void drop_all();
 

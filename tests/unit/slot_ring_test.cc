@@ -239,8 +239,6 @@ class TestCopies {
   RingPosition position_{ring_};
 };
 
-constexpr Stamp at(std::uint32_t nsec) { return Stamp{1} << 32 | nsec; }
-
 }  // namespace
 
 TEST_CASE("frames that the blocks have a copy of are dropped") {
@@ -250,7 +248,7 @@ TEST_CASE("frames that the blocks have a copy of are dropped") {
   // Copies may be out of order, and behind what is still to come.
   const TestCopies copies({{10, 21}, {42, 31}, {70}});
   CHECK(frames.ring().came() == 5);
-  CHECK(frames.ring().drop_copies(copies.position(), 0, at(25)) == 3);
+  CHECK(frames.ring().drop_copies(copies.position(), 0) == 3);
   CHECK(frames.ring().take() == 2);
   CHECK(frames.read() == std::vector<std::uint32_t>{50, 60});
   CHECK(frames.room() == 8);
@@ -263,7 +261,7 @@ TEST_CASE("a copy can be in the block that the kernel is filling, and in none be
     frames.ring().let_go();
     for (const std::uint32_t nsec : {20u, 30u}) REQUIRE(frames.fill(nsec));
     const TestCopies copies(std::vector<std::vector<std::uint32_t>>{{21}, {31}});
-    CHECK(frames.ring().drop_copies(copies.position(), ahead, at(100)) == 2 - ahead);
+    CHECK(frames.ring().drop_copies(copies.position(), ahead) == 2 - ahead);
     CHECK(frames.ring().take() == ahead);
     CHECK(frames.read().size() == ahead);
   }
@@ -272,16 +270,29 @@ TEST_CASE("a copy can be in the block that the kernel is filling, and in none be
 TEST_CASE("frames that are all alike lose as many as there are copies") {
   TestFrames frames(8);
   frames.ring().let_go();
-  for (const std::uint32_t nsec : {20u, 30u, 40u, 50u}) {
+  for (const std::uint32_t nsec : {20u, 30u, 40u, 50u, 60u, 70u}) {
     REQUIRE(frames.fill(nsec));
     auto* bytes = reinterpret_cast<std::uint8_t*>(&frames.header(frames.ring().came() - 1));
     std::memcpy(bytes + kMac, counting(60, 9).data(), 60);
   }
-  // One packet comes from before, three are copies, and two found no free slot.
-  const TestCopies copies({{11, 21, 31}, {41, 71, 81}}, 9);
-  CHECK(frames.ring().drop_copies(copies.position(), 0, at(60)) == 3);
-  CHECK(frames.ring().take() == 1);
-  CHECK(frames.read() == std::vector<std::uint32_t>{50});
+  // One packet comes from before, three are copies, and two found too few free slots.
+  const TestCopies copies({{11, 21, 31}, {41, 75, 85}}, 9);
+  CHECK(frames.ring().drop_copies(copies.position(), 0) == 3);
+  CHECK(frames.ring().take() == 3);
+  CHECK(frames.read() == std::vector<std::uint32_t>{50, 60, 70});
+}
+
+TEST_CASE("a copy that was long under way is one, though frames are all alike") {
+  TestFrames frames(8);
+  frames.ring().let_go();
+  for (const std::uint32_t nsec : {20u, 30u}) {
+    REQUIRE(frames.fill(nsec));
+    auto* bytes = reinterpret_cast<std::uint8_t*>(&frames.header(frames.ring().came() - 1));
+    std::memcpy(bytes + kMac, counting(60, 9).data(), 60);
+  }
+  const TestCopies copies({{21, 900'000'000}}, 9);
+  CHECK(frames.ring().drop_copies(copies.position(), 0) == 2);
+  CHECK(frames.ring().take() == 0);
 }
 
 TEST_CASE("when all are dropped, the ring is as at first") {
