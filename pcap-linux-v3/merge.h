@@ -29,11 +29,11 @@
 // that. A packet that comes later still is delivered at once and counted as late.
 //
 // Two rings of one interface, in immediate mode, are merged by more than times, because what comes
-// first was also stamped first, whichever ring it came to. A ring's watermark is now if it was empty
-// when all that is open had come; otherwise it is the newest stamp known of that ring. When a block
-// was opened says nothing about it: a packet can be stamped, and wait in a CPU's backlog, long
-// before the block that it comes to is opened (dev.c: netif_rx_internal, process_backlog). For the
-// same reason a watermark holds for one look only.
+// first was also stamped first, whichever ring it came to. A ring's watermark is now if it was
+// empty when all that is open had come; otherwise it is the newest stamp known of that ring. When a
+// block was opened says nothing about it: a packet can be stamped, and wait in a CPU's backlog,
+// long before the block that it comes to is opened (dev.c: netif_rx_internal, process_backlog). For
+// the same reason a watermark holds for one look only.
 //
 // Stamps and the current time come from the system clock, which can be set. If it is set forward,
 // nothing waits longer. When it is found to have been set back, the packets that are held are

@@ -155,7 +155,8 @@ unsigned SlotRing::came() const {
 
 unsigned SlotRing::drop_copies(const RingPosition& blocks, unsigned ahead) {
   const unsigned count = came();
-  // Until this many are full, each packet gets a slot; after that, only most packets do (af_packet.c:
+  // Until this many are full, each packet gets a slot; after that, only most packets do
+  // (af_packet.c:
   // __tpacket_has_room with ROOM_POW_OFF, fanout_flow_is_huge).
   const unsigned sure = frame_count_ - frame_count_ / 4;
   const Stamp until = count < sure ? kEndOfTime : stamp(frame((next_ + sure - 1) % frame_count_));
