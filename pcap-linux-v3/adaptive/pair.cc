@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "adaptive/slot_ring.h"
+#include "clock.h"
 #include "ring.h"
 #include "ring_position.h"
 #include "setup/fanout.h"
@@ -98,13 +99,14 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   }
   frames.let_go();
   Joining joining = Joining::kFailed;
+  Stamp joined = 0;  // no packet was passed on to the blocks before
   Counts before;
   if (open_filter(frames.socket(), filter)) {
     before = take_counts(frames.socket());  // these packets are in the blocks, too
     if (frames.came() > frames.frame_count() / 2) {
       errno = EBUSY;
       joining = Joining::kLater;
-    } else if (complete_pair(blocks, group_)) {
+    } else if (joined = stamp_of(realtime_ns()); complete_pair(blocks, group_)) {
       joining = Joining::kDone;
     } else if (errno == EINVAL || errno == ENETDOWN) {
       joining = Joining::kLater;
@@ -114,7 +116,7 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   if (joining != Joining::kDone) (void)attach_drop_all(frames.socket());
   const bool settled = wait_for_grace(frames.socket());
   if (joining == Joining::kDone) {
-    const unsigned copies = frames.drop_copies(position, ahead);
+    const unsigned copies = frames.drop_copies(position, ahead, joined);
     counts = take_counts(frames.socket());
     counts.packets += before.packets - before.drops;
     counts.packets -= std::min(counts.packets, copies);

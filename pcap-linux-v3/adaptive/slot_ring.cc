@@ -153,25 +153,28 @@ unsigned SlotRing::came() const {
   return count;
 }
 
-unsigned SlotRing::drop_copies(const RingPosition& blocks, unsigned ahead) {
+unsigned SlotRing::drop_copies(const RingPosition& blocks, unsigned ahead, Stamp joined) {
+  // The blocks' end comes first: what is before it came before the slots were counted.
+  const RingPosition::Mark end = blocks.mark();
   const unsigned count = came();
-  // Until this many are full, each packet gets a slot; after that, only most packets do
-  // (af_packet.c:
-  // __tpacket_has_room with ROOM_POW_OFF, fanout_flow_is_huge).
+  // Until this many are full, each packet gets a slot; after that, only most packets do:
+  // af_packet.c: __tpacket_has_room with ROOM_POW_OFF, fanout_flow_is_huge.
   const unsigned sure = frame_count_ - frame_count_ / 4;
-  const Stamp until = count < sure ? kEndOfTime : stamp(frame((next_ + sure - 1) % frame_count_));
+  Stamp until = kEndOfTime;
+  if (count >= sure) until = std::max(joined, stamp(frame((next_ + sure - 1) % frame_count_)));
   unsigned copies = 0;
-  for (; count != 0 && ahead < blocks.block_count(); ++ahead) {
-    copies += drop_copies(blocks.packets(ahead), count, until);
-    if (!blocks.has(ahead)) break;
+  for (; count != 0 && ahead <= end.blocks && ahead < blocks.block_count(); ++ahead) {
+    const std::uint32_t most = ahead == end.blocks ? end.packets : ~0u;
+    copies += drop_copies(blocks.packets(ahead), most, count, until);
   }
   return copies;
 }
 
-unsigned SlotRing::drop_copies(PacketCursor packets, unsigned count, Stamp until) {
+unsigned SlotRing::drop_copies(PacketCursor packets, std::uint32_t most, unsigned count,
+                               Stamp until) {
   const Stamp oldest = stamp(frame(next_));
   unsigned copies = 0;
-  for (; packets.has_packet(); packets.next()) {
+  for (; most != 0 && packets.has_packet(); packets.next(), --most) {
     const PacketView packet = packets.packet();
     if (packet.stamp() < oldest) continue;
     // Where slots are alike, each is stamped right before its copy, so that the newest one that is

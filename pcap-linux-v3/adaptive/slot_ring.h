@@ -62,8 +62,9 @@ class SlotRing {
   unsigned came() const;
   /// Drops all of these that `blocks` has a copy of, in the blocks from `ahead` on and in the one
   /// that the kernel is filling, and returns how many it dropped. Where several slots are alike, a
-  /// packet that came when there was no more room for it here counts as no copy. (pair.h)
-  unsigned drop_copies(const RingPosition& blocks, unsigned ahead);
+  /// packet counts as no copy if it came after `joined`, and when there may have been no room for
+  /// it here. (pair.h)
+  unsigned drop_copies(const RingPosition& blocks, unsigned ahead, Stamp joined);
   /// Drops all of them, and holds all slots as at first. Requires that no more packets come.
   void drop_all();
 
@@ -93,7 +94,7 @@ class SlotRing {
   bool is_ours(unsigned index) const;
   unsigned fill();
   void tell_of_rest();
-  unsigned drop_copies(PacketCursor packets, unsigned count, Stamp until);
+  unsigned drop_copies(PacketCursor packets, std::uint32_t most, unsigned count, Stamp until);
   bool is_copy(const std::byte* frame, const PacketView& packet) const;
   Stamp stamp(const std::byte* frame) const;
   bool stage(const std::byte* frame, std::uint8_t* at, std::uint32_t room,

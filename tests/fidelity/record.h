@@ -206,16 +206,6 @@ inline void note_numbers(const char* name, pcap_t* p, const Packets& packets) {
   note_numbers(name, mask_padding(p, packets));
 }
 
-/// Keeps this thread on its CPU, so that what it sends comes in order: a veth queues frames on the
-/// CPU that sends them (net/core/dev.c: enqueue_to_backlog), and those of two CPUs may overtake one
-/// another when the machine has much to do.
-inline void stay_on_cpu() {
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(sched_getcpu(), &one);
-  if (sched_setaffinity(0, sizeof(one), &one) != 0) give_up("sched_setaffinity");
-}
-
 /// For tables: the scenario, on one CPU.
 template <void (*kRun)()>
 void on_one_cpu() {

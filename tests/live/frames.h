@@ -103,6 +103,16 @@ void in_namespace(const char* path, Function function) {
   }).join();
 }
 
+/// Keeps this thread on its CPU, so that what it sends comes in order: a veth queues frames on the
+/// CPU that sends them (net/core/dev.c: enqueue_to_backlog), and those of two CPUs may overtake one
+/// another when the machine has much to do.
+inline void stay_on_cpu() {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(sched_getcpu(), &one);
+  if (sched_setaffinity(0, sizeof(one), &one) != 0) give_up("sched_setaffinity");
+}
+
 /// Sends frames out of an interface, in this network namespace or in the one at `namespace_path`.
 class Sender {
  public:

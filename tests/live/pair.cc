@@ -97,6 +97,7 @@ void equal_frames() {
     Handle p = open_immediate();
     std::atomic<bool> done = false;
     std::thread sender([&] {
+      stay_on_cpu();  // so that the last frame is the last to come
       const Sender socket = remote();
       for (unsigned n = 0; n < kFrames; ++n) {
         socket.send({.number = 7});

@@ -18,6 +18,8 @@ constexpr std::uint32_t kFrameBytes = 2048;
 constexpr std::uint32_t kHeadroom = 24;
 constexpr std::uint32_t kMac = KernelFrames::kMac;
 
+constexpr std::uint8_t kAlike = 9;
+
 class TestFrames {
  public:
   explicit TestFrames(std::uint32_t count) : kernel_(count, kFrameBytes) {
@@ -46,6 +48,14 @@ class TestFrames {
                             .tci = 5,
                             .tpid = 0x88a8,
                             .from = from});
+  }
+
+  /// Receives one that no packet's bytes tell from others like it.
+  bool fill_alike(std::uint32_t nsec) {
+    if (!fill(nsec)) return false;
+    auto* bytes = reinterpret_cast<std::uint8_t*>(&header(ring_.came() - 1));
+    std::memcpy(bytes + kMac, counting(60, kAlike).data(), 60);
+    return true;
   }
 
   /// Reads everything that was taken in; returns the stamps.
@@ -205,6 +215,8 @@ TEST_CASE("a frame whose bytes are not in it is corrupt, not read") {
 
 namespace {
 
+constexpr Stamp at(std::uint32_t nsec) { return Stamp{1} << 32 | nsec; }
+
 /// Stamps, each of a packet as TestFrames::fill() makes it, in a ring of blocks: the kernel is
 /// filling the last one.
 class TestCopies {
@@ -248,7 +260,7 @@ TEST_CASE("frames that the blocks have a copy of are dropped") {
   // Copies may be out of order, and behind what is still to come.
   const TestCopies copies({{10, 21}, {42, 31}, {70}});
   CHECK(frames.ring().came() == 5);
-  CHECK(frames.ring().drop_copies(copies.position(), 0) == 3);
+  CHECK(frames.ring().drop_copies(copies.position(), 0, 0) == 3);
   CHECK(frames.ring().take() == 2);
   CHECK(frames.read() == std::vector<std::uint32_t>{50, 60});
   CHECK(frames.room() == 8);
@@ -261,7 +273,7 @@ TEST_CASE("a copy can be in the block that the kernel is filling, and in none be
     frames.ring().let_go();
     for (const std::uint32_t nsec : {20u, 30u}) REQUIRE(frames.fill(nsec));
     const TestCopies copies(std::vector<std::vector<std::uint32_t>>{{21}, {31}});
-    CHECK(frames.ring().drop_copies(copies.position(), ahead) == 2 - ahead);
+    CHECK(frames.ring().drop_copies(copies.position(), ahead, 0) == 2 - ahead);
     CHECK(frames.ring().take() == ahead);
     CHECK(frames.read().size() == ahead);
   }
@@ -270,14 +282,10 @@ TEST_CASE("a copy can be in the block that the kernel is filling, and in none be
 TEST_CASE("frames that are all alike lose as many as there are copies") {
   TestFrames frames(8);
   frames.ring().let_go();
-  for (const std::uint32_t nsec : {20u, 30u, 40u, 50u, 60u, 70u}) {
-    REQUIRE(frames.fill(nsec));
-    auto* bytes = reinterpret_cast<std::uint8_t*>(&frames.header(frames.ring().came() - 1));
-    std::memcpy(bytes + kMac, counting(60, 9).data(), 60);
-  }
+  for (const std::uint32_t nsec : {20u, 30u, 40u, 50u, 60u, 70u}) REQUIRE(frames.fill_alike(nsec));
   // One packet comes from before, three are copies, and two found too few free slots.
-  const TestCopies copies({{11, 21, 31}, {41, 75, 85}}, 9);
-  CHECK(frames.ring().drop_copies(copies.position(), 0) == 3);
+  const TestCopies copies({{11, 21, 31}, {41, 75, 85}}, kAlike);
+  CHECK(frames.ring().drop_copies(copies.position(), 0, 0) == 3);
   CHECK(frames.ring().take() == 3);
   CHECK(frames.read() == std::vector<std::uint32_t>{50, 60, 70});
 }
@@ -285,13 +293,18 @@ TEST_CASE("frames that are all alike lose as many as there are copies") {
 TEST_CASE("a copy that was long under way is one, though frames are all alike") {
   TestFrames frames(8);
   frames.ring().let_go();
-  for (const std::uint32_t nsec : {20u, 30u}) {
-    REQUIRE(frames.fill(nsec));
-    auto* bytes = reinterpret_cast<std::uint8_t*>(&frames.header(frames.ring().came() - 1));
-    std::memcpy(bytes + kMac, counting(60, 9).data(), 60);
-  }
-  const TestCopies copies({{21, 900'000'000}}, 9);
-  CHECK(frames.ring().drop_copies(copies.position(), 0) == 2);
+  for (const std::uint32_t nsec : {20u, 30u}) REQUIRE(frames.fill_alike(nsec));
+  const TestCopies copies({{21, 900'000'000}}, kAlike);
+  CHECK(frames.ring().drop_copies(copies.position(), 0, at(30)) == 2);
+  CHECK(frames.ring().take() == 0);
+}
+
+TEST_CASE("frames that are all alike and ran full before the rings were joined are all copies") {
+  TestFrames frames(8);
+  frames.ring().let_go();
+  for (std::uint32_t nsec = 20; nsec < 100; nsec += 10) REQUIRE(frames.fill_alike(nsec));
+  const TestCopies copies({{21, 31, 41, 51, 61, 71, 81, 91, 95}}, kAlike);
+  CHECK(frames.ring().drop_copies(copies.position(), 0, at(96)) == 8);
   CHECK(frames.ring().take() == 0);
 }
 
