@@ -366,12 +366,23 @@ int pcapv3_set_private_size(pcap_t* p, size_t size) {
 
 /* ---- The socket and the descriptor, which the program is given ---- */
 
-void pcapv3_handle_give_socket(pcap_t* p) { settle(p); }
+/* The program gets the port's socket, which must stay as it is. */
+static void keep_socket(const pcap_t* p) {
+  if (p->read_op == port_read && joined((pcap_t*)p)->reader != NULL) {
+    pcapv3_reader_keep_socket(joined((pcap_t*)p)->reader);
+  }
+}
+
+void pcapv3_handle_give_socket(pcap_t* p) {
+  settle(p);
+  keep_socket(p);
+}
 
 int pcapv3_handle_give_descriptor(pcap_t* p, int descriptor) {
   if (descriptor < 0 || p->read_op != port_read || joined(p)->reader == NULL ||
       pcapv3_reader_watch_descriptor(joined(p)->reader)) {
     return descriptor;
   }
+  keep_socket(p);
   return p->fd;
 }

@@ -267,6 +267,7 @@ static void host_look(pcap_t* p, struct pcapv3_host_view* view) {
   view->socket = p->fd;
   view->cooked = stock->cooked;
   view->link_type = p->linktype;
+  view->promiscuous = p->opt.promisc && stock->ifindex > 0;
   view->snapshot = p->snapshot;
   view->vlan_offset = stock->vlan_offset;
   view->nanoseconds = p->opt.tstamp_precision == PCAP_TSTAMP_PRECISION_NANO;
@@ -395,6 +396,8 @@ static void host_add_counts(pcap_t* p, unsigned packets, unsigned drops) {
   pcapv3_port_count(pcapv3_handle_of(p)->port, packets, drops, 0);
 }
 
+static void host_ring_replaced(pcap_t* p) { pcapv3_stock_show_ring(p); }
+
 const struct pcapv3_host_ops pcapv3_host_ops = {
     .look = host_look,
     .wait = host_wait,
@@ -405,6 +408,7 @@ const struct pcapv3_host_ops pcapv3_host_ops = {
     .filter_code = host_filter_code,
     .run_filter = host_run_filter,
     .block_filtered = host_block_filtered,
+    .ring_replaced = host_ring_replaced,
     .count = host_count,
     .add_counts = host_add_counts,
     .error = host_error,
@@ -429,10 +433,11 @@ int pcapv3_stock_setfilter(pcap_t* p, struct bpf_program* filter, int* old_block
   /* Stock code counts the blocks that the kernel may have filled with the old filter by subtracting
    * those that it has not: it looks at one after the other. For 64 or 1000 blocks that takes longer
    * than all else here if none of their pages has been touched yet. So it sees one block only. */
+  const int blocks = p->cc;
   p->offset = 0;
   p->cc = 1;
   const int status = pcap_setfilter_linux(p, filter);
-  p->cc = (int)pcapv3_port_ring(pcapv3_handle_of(p)->port).block_count;
+  p->cc = blocks;
   *old_blocks = (int)stock->blocks_to_filter_in_userland;
   return status;
 }
@@ -505,16 +510,19 @@ void pcapv3_stock_close_unactivated(pcap_t* p) {
 }
 
 /* Does what stock code does with a ring that it has made (create_ring()), as far as it matters. The
- * array of blocks that it walks (pcap_setfilter_linux()) is as long as its first ring: no later
- * ring has more blocks, though it may have fewer. */
+ * array of blocks that it walks (pcap_setfilter_linux()) is as long as its first ring, and shows no
+ * more of a later one. */
 void pcapv3_stock_show_ring(pcap_t* p) {
   struct pcap_linux* stock = stock_of(p);
   const struct pcapv3_ring ring = pcapv3_port_ring(pcapv3_handle_of(p)->port);
   stock->mmapbuf = ring.base;
   /* create_ring() computes this in unsigned int; a ring can be larger than that. */
   stock->mmapbuflen = (size_t)ring.block_bytes * ring.block_count;
-  p->cc = (int)ring.block_count;
-  for (unsigned i = 0; i < ring.block_count; ++i) {
+  const unsigned room = (unsigned)p->cc; /* create_ring() has set this */
+  const unsigned count = ring.block_count < room ? ring.block_count : room;
+  p->cc = (int)count;
+  p->offset = 0;
+  for (unsigned i = 0; i < count; ++i) {
     RING_GET_FRAME_AT(p, i) = stock->mmapbuf + (size_t)i * ring.block_bytes;
   }
 }

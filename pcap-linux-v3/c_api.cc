@@ -157,6 +157,7 @@ int pcapv3_reader_hides_descriptor(pcapv3_reader* reader, int timeout_ms) {
 int pcapv3_reader_watch_descriptor(pcapv3_reader* reader) {
   return reader->watch_descriptor() ? 1 : 0;
 }
+void pcapv3_reader_keep_socket(pcapv3_reader* reader) { reader->keep_socket(); }
 void pcapv3_reader_use_blocks_only(pcapv3_reader* reader) { reader->use_blocks_only(); }
 int pcapv3_reader_read(pcapv3_reader* reader, int count, pcap_handler callback, u_char* user) {
   return reader->read(count, callback, user);

@@ -7,9 +7,9 @@
 // block after block, sleeps for a while instead of waiting, and then reads all that has come. The
 // while counts from when the reader was woken: a slow reader does not sleep.
 //
-// No reader sleeps if a ring would get a quarter full in that time at the recent rate, or could not
-// hold what a 10 Gbit/s link might begin to bring. Nothing here waits or knows of packets: a
-// clock's nanoseconds go in, and the length of the sleep comes out.
+// No reader sleeps if a ring would get a quarter full in that time at the recent rate, nor for
+// longer than the ring could hold what a 10 Gbit/s link might begin to bring. Nothing here waits or
+// knows of packets: a clock's nanoseconds go in, and the length of the sleep comes out.
 #pragma once
 
 #include <algorithm>
@@ -23,13 +23,19 @@ class WakeupCoalescing {
   static constexpr std::uint64_t kLongestNs = 15'000'000;
   /// Packets since the last wait that make a reader count as busy.
   static constexpr std::uint64_t kBusyPackets = 1000;
-  /// What a ring must have room for: more than comes at 10 Gbit/s in the longest sleep.
-  static constexpr std::uint64_t kMinRingBytes = 32 << 20;
+  /// How many bytes a ring must have for each nanosecond of a sleep, in thousandths: more than what
+  /// comes at 10 Gbit/s.
+  static constexpr std::uint64_t kMilliBytesPerNs = 1600;
 
   /// Must be called for each ring that is to be read; its packets may wait for `longest_ns` more.
   void add(std::uint64_t ring_bytes, std::uint32_t ring_blocks, std::uint64_t longest_ns) {
     min_blocks_ = std::min(min_blocks_, ring_blocks);
-    length_ns_ = std::min(length_ns_, ring_bytes < kMinRingBytes ? 0 : longest_ns);
+    length_ns_ = std::min({length_ns_, longest_ns, ring_bytes * 1000 / kMilliBytesPerNs});
+  }
+  /// Must be called before the rings that are read are added anew.
+  void forget_rings() {
+    min_blocks_ = ~std::uint32_t{0};
+    length_ns_ = kLongestNs;
   }
   /// Must be called when a wait, or a sleep, has ended.
   void woke(std::uint64_t now_ns) { woken_ns_ = now_ns; }

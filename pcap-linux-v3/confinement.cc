@@ -100,10 +100,12 @@ void release_confinement() {
   if (--holders == 0) close_status_file();
 }
 
-bool is_unconfined() {
+namespace {
+
+bool is_unchanged(bool this_thread) {
   if (pthread_mutex_trylock(&busy) != 0) return false;
   bool unchanged = false;
-  if (status_file >= 0 && pthread_equal(noted_thread, pthread_self()) != 0) {
+  if (status_file >= 0 && (!this_thread || pthread_equal(noted_thread, pthread_self()) != 0)) {
     unchanged = read_state() == noted;
     // Only now is this call known to be allowed. If it fails, the file is of no further use.
     if (unchanged) unchanged = lseek(status_file, 0, SEEK_SET) == 0;
@@ -111,6 +113,12 @@ bool is_unconfined() {
   pthread_mutex_unlock(&busy);
   return unchanged;
 }
+
+}  // namespace
+
+bool is_unconfined() { return is_unchanged(true); }
+
+bool is_process_unconfined() { return is_unchanged(false); }
 
 void confinement_before_fork() {
   forks_unconfined = is_unconfined();

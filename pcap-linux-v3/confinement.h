@@ -23,6 +23,11 @@ void release_confinement();
 /// on any other thread, and where /proc was unavailable. Async-signal-safe.
 bool is_unconfined();
 
+/// Does the same for a thread that need not be that one: returns whether the thread that
+/// note_confinement() found last, if it still exists, is as free as it was. A thread that has
+/// confined itself alone, after activation, is not noticed.
+bool is_process_unconfined();
+
 /// These must be called around fork(2): a child that continues with its parent's handles, as a
 /// daemon does, is as free as the parent was.
 void confinement_before_fork();

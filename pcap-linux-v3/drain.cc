@@ -3,8 +3,7 @@
 
 namespace pcapv3 {
 
-void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count,
-              bool whole) {
+void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count) {
   constexpr unsigned kMaxPositions = 64;
   // A mark is wrong only if it was made at the very moment when the block was opened.
   constexpr int kAttempts = 3;
@@ -22,8 +21,8 @@ void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigne
     }
   }
   for (unsigned i = 0; i < count; ++i) {
-    if (!final && !whole) marks[i].packets = 0;
-    positions[i]->set_end(marks[i], whole);
+    if (!final) marks[i].packets = 0;
+    positions[i]->set_end(marks[i]);
   }
 }
 

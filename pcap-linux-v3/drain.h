@@ -14,10 +14,8 @@
 namespace pcapv3 {
 
 /// Has each of `count` positions, 64 at most, show what its ring holds and no more, until
-/// RingPosition::clear_end(). With `whole`, the block that the kernel is filling is shown to its
-/// end, when the kernel has handed it over; otherwise it is read in place. If no grace period is
-/// available, that block is left out.
-void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count,
-              bool whole);
+/// RingPosition::clear_end(). If no grace period is available, the block that the kernel is filling
+/// is left out.
+void set_ends(GracePeriod& grace_period, RingPosition* const* positions, unsigned count);
 
 }  // namespace pcapv3

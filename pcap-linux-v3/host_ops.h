@@ -20,7 +20,8 @@ struct pcapv3_host_view {
   int socket;
   int cooked;    /* the kernel stores no link-layer header (SOCK_DGRAM) */
   int link_type; /* the DLT_ value that the program has now */
-  int snapshot;  /* maximum bytes of a packet wanted */
+  int promiscuous;
+  int snapshot; /* maximum bytes of a packet wanted */
   int vlan_offset;
   int nanoseconds;
   pcap_direction_t direction;
@@ -67,6 +68,9 @@ struct pcapv3_host_ops {
    * are older than the kernel's filter. Returns how many such blocks are left; after the last one
    * the view changes. */
   unsigned (*block_filtered)(pcap_t* handle);
+
+  /* Must be called when the port has another ring, and its socket another file. */
+  void (*ring_replaced)(pcap_t* handle);
 
   /* Passes the kernel's counts up to now to pcapv3_port_count(). */
   void (*count)(pcap_t* handle);

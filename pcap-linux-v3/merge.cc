@@ -117,7 +117,7 @@ void Merge::open_block(Input& input) {
   const unsigned slot = input.open++;
   input.position->begin(slot);
   const tpacket_hdr_v1& header = input.position->header(slot);
-  input.next_sequence = header.seq_num + 1;
+  input.next_sequence = input.position->sequence(slot) + 1;
   input.runs[slot] = 1;
   input.newest[slot] = last_stamp(header);  // the scan adds what it finds
   if (input.scanned == slot) input.scan = input.position->packets(slot);
@@ -284,11 +284,12 @@ void Merge::gave_back(unsigned port) {
   }
 }
 
-void Merge::bypassed(unsigned port, const tpacket_hdr_v1& header) {
+void Merge::bypassed(unsigned port) {
   Input& input = inputs_[port];
-  input.next_sequence = header.seq_num + 1;
-  input.gone = std::max(input.gone, last_stamp(header));
-  passed_ = std::max(passed_, last_stamp(header));
+  const Stamp last = last_stamp(input.position->header(0));
+  input.next_sequence = input.position->sequence(0) + 1;
+  input.gone = std::max(input.gone, last);
+  passed_ = std::max(passed_, last);
 }
 
 // ---- What can still come ----
@@ -349,8 +350,8 @@ void Merge::find_watermark(Input& input, std::uint64_t now_ns) {
     const tpacket_hdr_v1& header = input.position->header(input.open);
     // A block that the kernel has not opened anew has its old number and count. It is opened before
     // a packet comes to it.
-    const bool anew = input.next_sequence == 0 ||
-                      __atomic_load_n(&header.seq_num, __ATOMIC_ACQUIRE) == input.next_sequence;
+    const bool anew =
+        input.next_sequence == 0 || input.position->sequence(input.open) == input.next_sequence;
     input.empty = !anew || __atomic_load_n(&header.num_pkts, __ATOMIC_ACQUIRE) <=
                                input.position->begun(input.open);
     if (input.empty) {

@@ -184,7 +184,7 @@ class Merge {
   void skipped(unsigned port) { inputs_[port].next_sequence = 0; }
   /// Must be called when the reader is about to read the next block directly, in its turn:
   /// everything before it has been delivered, and no block is open.
-  void bypassed(unsigned port, const tpacket_hdr_v1& header);
+  void bypassed(unsigned port);
 
   /// Returns whether packets are held that may not go yet.
   bool holds() const { return size_ != 0; }

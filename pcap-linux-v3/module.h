@@ -240,6 +240,10 @@ int pcapv3_reader_hides_descriptor(struct pcapv3_reader* reader, int timeout_ms)
  * it. */
 int pcapv3_reader_watch_descriptor(struct pcapv3_reader* reader);
 
+/* Must be called when the program is given the port's socket, which then stays as it is: its ring
+ * no longer grows (growth.h). Any thread may call it. */
+void pcapv3_reader_keep_socket(struct pcapv3_reader* reader);
+
 /* Has all packets of a port in immediate mode come as blocks from now on, for a program that does
  * more with the socket than read. Those that already came by the second ring are still read. If
  * none ever did, and nobody has the descriptor, the port is read as if it had never had a second

@@ -52,7 +52,8 @@ pcapv3_port::~pcapv3_port() {
   blocks_.drop_filter();
   // Blocks that another process has acquired never come back here, so the ring does not wait for
   // them.
-  if (is_own()) blocks_.close(std::move(ring_));
+  pcapv3::Ring* const old = growth_.old_ring();
+  if (is_own()) blocks_.close(std::move(old != nullptr ? *old : ring_));
 }
 
 void pcapv3_port::write_summary() {
@@ -63,8 +64,13 @@ void pcapv3_port::write_summary() {
   char text[500];
   pcapv3::summarize(counters_, device_, merged_, two_rings_, text, sizeof(text));
   const pcapv3::Geometry& ring = ring_.geometry();
-  stats_.line("%s, ring %u x %u KiB, retire timeout %u ms", text, ring.block_count,
-              ring.block_bytes / 1024, ring.retire_ms);
+  char grown[48] = "";
+  if (growth_.count() != 0) {
+    std::snprintf(grown, sizeof(grown), ", grown from %llu KiB",
+                  static_cast<unsigned long long>(first_ring_.ring_bytes() / 1024));
+  }
+  stats_.line("%s, ring %u x %u KiB%s, retire timeout %u ms", text, ring.block_count,
+              ring.block_bytes / 1024, grown, ring.retire_ms);
 }
 
 bool pcapv3_port::open() {
@@ -141,7 +147,7 @@ bool pcapv3_port::replace_socket(int fd, int spare, int index, bool loopback) {
 }
 
 int pcapv3_port::make_ring(int fd, const pcapv3_ring_request& request) {
-  pcapv3::RingRequest w;
+  pcapv3::RingRequest& w = request_;
   w.tool_bytes = request.buffer_bytes;
   w.set_bytes = settings_.buffer;
   w.set_block = settings_.block;
@@ -150,11 +156,13 @@ int pcapv3_port::make_ring(int fd, const pcapv3_ring_request& request) {
   w.immediate = request.immediate != 0;
   flow_hash_ = request.flow_hash != 0;
   w.max_retire_ms = request.max_retire_ms;
-  w.drain = settings_.drain;
   w.free_bytes = pcapv3::free_memory();
   w.largest_packet = largest_packet_ = pcapv3::largest_packet(request.ifindex);
   w.private_bytes = request.private_size;
   w.page_bytes = static_cast<std::uint32_t>(getpagesize());
+  // One in a group shares its packets with others, and with another socket would get others.
+  w.grows = w.starts_small = !w.immediate && w.max_retire_ms == 0 && !fans_out() &&
+                             w.set_bytes.bytes == 0 && settings_.drain;
 
   pcapv3::Geometry wanted;
   if (!pcapv3::choose_geometry(w, wanted, error_)) {
@@ -169,12 +177,17 @@ int pcapv3_port::make_ring(int fd, const pcapv3_ring_request& request) {
     errno = reason;
     return -1;
   }
-  position_.set_headroom(request.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom);
+  headroom_ = request.cooked != 0 ? pcapv3::kCookedHeadroom : pcapv3::kFrameHeadroom;
+  position_.set_headroom(headroom_);
   const pcapv3::Geometry& got = first_ring_ = ring_.geometry();
   debug_.line("%s: TPACKET_V3 ring, %u blocks of %u KiB%s, retire timeout %u ms%s", device_,
               got.block_count, got.block_bytes / 1024,
               got.block_count < wanted.block_count ? " (memory is short)" : "", got.retire_ms,
               request.immediate != 0 ? ", immediate mode" : "");
+  if (w.grows && pcapv3::max_ring_bytes(w) > got.ring_bytes() &&
+      !growth_.open(w, flow_hash_, request.cooked != 0)) {
+    debug_.line("%s: the ring can't grow: %s", device_, std::strerror(errno));
+  }
   return 0;
 }
 
@@ -183,6 +196,8 @@ void pcapv3_port::refresh() {
   host_.look(handle_, &view);
   if (!active_) {
     active_ = true;
+    socket_ = view.socket;
+    promiscuous_ = view.promiscuous != 0;
     options_ = pcapv3::SocketOptions(view.socket);
     truncate_at_ = truncation_for(view, largest_packet_);
   }
@@ -229,14 +244,17 @@ void pcapv3_port::begin_read() {
 }
 
 void pcapv3_port::release_block() {
-  const std::uint32_t packets = position_.header(0).num_pkts;
+  const tpacket_hdr_v1& block = position_.header(0);
+  const std::uint32_t packets = block.num_pkts;
+  const std::uint32_t bytes = block.blk_len;
   if (!position_.close()) return;
   packets_in_blocks_ += packets;
-  count_block();
+  count_block(bytes);
 }
 
-void pcapv3_port::count_block() {
+void pcapv3_port::count_block(std::uint32_t bytes) {
   ++counters_.blocks;
+  bytes_read_ += bytes;
   if (filtering_old_blocks_ && !holds_old_filter_ && host_.block_filtered(handle_) == 0) refresh();
 }
 
@@ -245,6 +263,29 @@ const char* pcapv3_port::count_corrupt(const pcapv3::PacketCursor& cursor, unsig
              cursor.offset());
   counters_.corrupt += cursor.left();
   return error_.c_str();
+}
+
+std::uint64_t pcapv3_port::backlog_bytes() const {
+  const unsigned half = position_.block_count() / 2;
+  std::uint64_t bytes = 0;
+  for (unsigned ahead = 0; position_.has(half) && ahead <= half; ++ahead) {
+    bytes += position_.header(ahead).blk_len;
+  }
+  return bytes;
+}
+
+void pcapv3_port::ring_replaced(unsigned packets, unsigned drops) {
+  blocks_.keep_in(*growth_.old_ring());
+  host_.add_counts(handle_, packets, drops);
+  host_.ring_replaced(handle_);
+}
+
+void pcapv3_port::leave_old_ring() {
+  // The summary does not include what is done with outstanding blocks.
+  blocks_.collect(counters_);
+  counters_.unwalked += blocks_.uncollected();
+  counters_.outstanding = 0;
+  blocks_.close(std::move(*growth_.old_ring()));
 }
 
 void pcapv3_port::freeze_stats(bool complete) {
@@ -271,7 +312,7 @@ void pcapv3_port::count(unsigned packets, unsigned drops, unsigned freezes) {
     // The kernel has forgotten these drops: blocks that it closes from now on do not report them.
     // It may have closed one or more since before_count(). The numbers reported before stay until
     // they have been read.
-    if (lost_to_ < position_.header(0).seq_num) lost_from_ = filling_;
+    if (lost_to_ < position_.sequence(0)) lost_from_ = filling_;
     lost_to_ = position_.filling();
   }
   counters_.received += packets;

@@ -16,6 +16,7 @@
 #include "blocks/port_blocks.h"
 #include "counters.h"
 #include "delivery.h"
+#include "growth.h"
 #include "host_ops.h"
 #include "module.h"
 #include "process.h"
@@ -69,6 +70,10 @@ struct pcapv3_port {
   const char* device() const { return device_; }
   const pcapv3::Settings& settings() const { return settings_; }
   pcapv3::Log& debug() { return debug_; }
+  /// Returns the packet socket; requires that refresh() was called.
+  int socket() const { return socket_; }
+  bool is_promiscuous() const { return promiscuous_; }
+  std::uint32_t headroom() const { return headroom_; }
   const pcapv3::Ring& ring() const { return ring_; }
   pcapv3::RingPosition& position() { return position_; }
   const pcapv3::RingPosition& position() const { return position_; }
@@ -89,8 +94,8 @@ struct pcapv3_port {
   void begin_read();
   /// Releases the oldest block to the kernel.
   void release_block();
-  /// Does the same for a block that was acquired, which is not released here.
-  void count_block();
+  /// Counts a block that was acquired, of so many bytes.
+  void count_block(std::uint32_t bytes);
   /// While this is set, packets older than some of the ring's blocks are still to be read from
   /// elsewhere, so the userland filter for old packets stays.
   void hold_old_filter(bool hold) { holds_old_filter_ = hold; }
@@ -99,6 +104,20 @@ struct pcapv3_port {
   const char* count_corrupt(const pcapv3::PacketCursor& cursor, unsigned block);
   pcapv3::PortBlocks& blocks() { return blocks_; }
   const pcapv3::PortBlocks& blocks() const { return blocks_; }
+
+  // ---- Its ring's growth (growth.h) ----
+
+  pcapv3::Growth& growth() { return growth_; }
+  /// Returns how many bytes the blocks had that were ever released or acquired, and those that are
+  /// handed over, as far as these are more than half of the ring's blocks.
+  std::uint64_t bytes_read() const { return bytes_read_; }
+  std::uint64_t backlog_bytes() const;
+  /// Must be called when the ring has been replaced; `packets` and `drops` have been counted since
+  /// the counts were last asked for.
+  void ring_replaced(unsigned packets, unsigned drops);
+  /// Must be called when nothing of the ring before is used any more, but by whoever has acquired
+  /// its blocks.
+  void leave_old_ring();
 
   // ---- Statistics ----
 
@@ -139,6 +158,11 @@ struct pcapv3_port {
   pcapv3::RingPosition position_{ring_};
   pcapv3::PortBlocks blocks_;
   pcapv3::Geometry first_ring_;  // the first ring as the kernel granted it
+  pcapv3::Growth growth_;
+  pcapv3::RingRequest request_;
+  std::uint32_t headroom_ = pcapv3::kFrameHeadroom;
+  int socket_ = -1;
+  bool promiscuous_ = false;
   bool flow_hash_ = false;
   std::uint64_t largest_packet_ = 0;
   pcapv3::SocketOptions options_;
@@ -154,6 +178,7 @@ struct pcapv3_port {
 
   pcapv3::Counters counters_;
   std::uint64_t packets_in_blocks_ = 0;
+  std::uint64_t bytes_read_ = 0;
   bool merged_ = false;
   bool two_rings_ = false;
   bool frozen_ = false;

@@ -112,7 +112,7 @@ void pcapv3_reader::follow_changes() {
 int pcapv3_reader::read(int count, pcap_handler callback, u_char* user) {
   // This comes first: a close by another thread must wait for what the first read does, too.
   const bool nested = break_.begin_read();
-  begin_read();
+  begin_read(nested);
   acquires_ = false;
   int status;
   if (count != 1 || open_packets() == nullptr || break_.draining()) {
@@ -129,7 +129,8 @@ int pcapv3_reader::read(int count, pcap_handler callback, u_char* user) {
   return status;
 }
 
-void pcapv3_reader::begin_read() {
+void pcapv3_reader::begin_read(bool nested) {
+  nested_ = nested;
   reader_.store(&this_thread, std::memory_order_relaxed);
   if (kind_ == Kind::kTwoRings && !two_->begin_read()) {
     kind_ = Kind::kSingle;
@@ -143,7 +144,6 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
   bool looked = false;     // at packets, even if all were rejected
   bool collected = false;  // events
   give_up_ns_ = 0;
-  if (break_.draining() && drains_whole_) begin_drain(false);  // blocks were acquired before
   // A program that waits by select(2) may have done so for an event that brings nothing, such as a
   // block that was already read: its read must not wait any longer then. The events must be asked
   // for before that block is released, which takes the event away. If the reads do not wait, the
@@ -157,7 +157,7 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
       // If the break is not the callback's, the caller must not lose what was delivered: the break
       // then belongs to the next read.
       if (delivered >= max && !break_.is_callbacks()) return stay(delivered);
-      if (!drains_after_break(false)) return PCAP_ERROR_BREAK;
+      if (!drains_after_break()) return PCAP_ERROR_BREAK;
     }
     // The last block is kept until the next read: pcap_next(3PCAP) hands out a pointer into it.
     if (delivered >= max) {
@@ -174,7 +174,7 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
         const int left = max - delivered;
         delivered +=
             deliver(break_.draining() ? std::min(left, break_.batch()) : left, callback, user);
-        if (kind_ != Kind::kSingle && !look_after_ports()) return PCAP_ERROR;
+        if (kind_ == Kind::kSingle ? !look_after_ring() : !look_after_ports()) return PCAP_ERROR;
         continue;
       }
       case Ready::kNothing:
@@ -182,7 +182,7 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
     }
     if (break_.draining()) {
       // Everything up to the ends may go, so nothing is left.
-      if (drain_more(false)) continue;
+      if (drain_more()) continue;
       return end_drain(true);
     }
     if (delivered > 0 || (looked && !waits_forever())) return leave(delivered);
@@ -195,6 +195,18 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
         return PCAP_ERROR;
     }
   }
+}
+
+/// Lets the lone port's ring grow, or goes on with that; see growth.h. Returns false, with the
+/// handle's error text, if the socket with the new ring can't be waited for.
+bool pcapv3_reader::look_after_ring() {
+  pcapv3_port& port = *ports_.ports[0];
+  pcapv3::Growth& growth = port.growth();
+  if (!growth.is_due(port.counters().blocks) || break_.draining()) return true;
+  if (!growth.look(port, grace_period_, !nested_)) return true;
+  if (in_set_) wait_.remove(ports_.sockets[0]);
+  if (growth.take_over(port, ports_.sockets[0], grace_period_)) note_lone_ring();
+  return !in_set_ || enter_set();
 }
 
 int pcapv3_reader::fail(const char* text) {
@@ -219,7 +231,7 @@ int pcapv3_reader::stay(int status) {
 
 int pcapv3_reader::acquire(int timeout_ms, pcap_v3_block** block) {
   const bool nested = break_.begin_read();
-  begin_read();
+  begin_read(nested);
   int status = PCAP_ERROR;
   if (leave_packets()) {
     acquires_ = true;
@@ -238,23 +250,21 @@ int pcapv3_reader::acquire(int timeout_ms, pcap_v3_block** block) {
 
 int pcapv3_reader::wait_to_acquire(std::uint64_t until_ns, pcap_v3_block** block) {
   bool over = false;
-  if (break_.draining() && !drains_whole_) begin_drain(true);  // packets were read before
   for (;;) {
-    if (*break_flag_ != 0 && !drains_after_break(true)) return PCAP_ERROR_BREAK;
+    if (*break_flag_ != 0 && !drains_after_break()) return PCAP_ERROR_BREAK;
+    if (break_.draining() && break_.is_overdue()) return end_drain(false);
     const int status = acquire_next(block);
     // There may be another block: a program that waits on the descriptor must come back.
     if (status != 0) return stay(status);
-    std::uint64_t wait_ns = until_ns == kForever ? until_ns : pcapv3::ns_until(until_ns);
     if (break_.draining()) {
-      if (is_at_ends() && !drain_more(true)) return end_drain(true);
-      // A nonblocking handle leaves the kernel's blocks where they are.
-      if (nonblocking_ || break_.is_overdue()) return end_drain(false);
-      wait_ns = std::min(break_.left_ns(), pcapv3::Hotplug::kUnreadNs);
-    } else {
-      if (over) return leave(0);
-      if (!may_have_blocks()) return PCAP_ERROR;
-      if (hotplug_.is_all_gone()) wait_ns = std::min(wait_ns, pcapv3::ns_until(hotplug_.over_ns()));
+      // Everything up to the ends can be acquired, so nothing is left.
+      if (drain_more()) continue;
+      return end_drain(true);
     }
+    if (over) return leave(0);
+    if (!may_have_blocks()) return PCAP_ERROR;
+    std::uint64_t wait_ns = until_ns == kForever ? until_ns : pcapv3::ns_until(until_ns);
+    if (hotplug_.is_all_gone()) wait_ns = std::min(wait_ns, pcapv3::ns_until(hotplug_.over_ns()));
     bool some = false;
     if (!collect(wait_ns, some)) return PCAP_ERROR;
     over = until_ns != kForever && pcapv3::ns_until(until_ns) == 0;
@@ -265,6 +275,7 @@ int pcapv3_reader::wait_to_acquire(std::uint64_t until_ns, pcap_v3_block** block
 /// with the handle's error text.
 int pcapv3_reader::acquire_next(pcap_v3_block** block) {
   if (!look_after_ports()) return PCAP_ERROR;
+  if (kind_ == Kind::kSingle && !look_after_ring()) return PCAP_ERROR;
   for (unsigned n = 0; n < ports_.count; ++n) {
     const unsigned i = next_acquired_;
     next_acquired_ = i + 1 < ports_.count ? i + 1 : 0;
@@ -302,26 +313,24 @@ bool pcapv3_reader::leave_packets() {
 
 // ---- Breaks ----
 
-/// Called when the break flag is set. Returns whether the read goes on, to drain. With `whole`,
-/// blocks are being acquired rather than packets read.
-bool pcapv3_reader::drains_after_break(bool whole) {
+/// Called when the break flag is set. Returns whether the read goes on, to drain.
+bool pcapv3_reader::drains_after_break() {
   if (releases_at_once()) release_spent();
   if (break_.draining()) clear_ends();
   *break_flag_ = 0;
   if (!break_.start_drain()) return false;
-  begin_drain(whole);
+  begin_drain();
   return true;
 }
 
 /// Starts a drain: what the rings hold now is delivered before the read ends; see drain.h.
-void pcapv3_reader::begin_drain(bool whole) {
+void pcapv3_reader::begin_drain() {
   drained_seen_ = seen();
-  drains_whole_ = whole;
   clear_ends();
   pcapv3::RingPosition* positions[pcapv3::PortSet::kMaxPorts];
   for (unsigned i = 0; i < ports_.count; ++i) positions[i] = &ports_.ports[i]->position();
   break_.set_waiting(true);  // until then only a signal handler runs on this thread
-  pcapv3::set_ends(grace_period_, positions, ports_.count, whole);
+  pcapv3::set_ends(grace_period_, positions, ports_.count);
   break_.set_waiting(false);
   if (kind_ == Kind::kMerged) merged_->merge().set_draining(true);
   if (kind_ == Kind::kTwoRings) two_->set_end();
@@ -333,13 +342,6 @@ void pcapv3_reader::clear_ends() {
   if (kind_ == Kind::kTwoRings) two_->clear_end();
 }
 
-bool pcapv3_reader::is_at_ends() const {
-  for (unsigned i = 0; i < ports_.count; ++i) {
-    if (!ports_.ports[i]->position().at_end()) return false;
-  }
-  return true;
-}
-
 /// Returns the number of packets that the ports have accounted for.
 std::uint64_t pcapv3_reader::seen() const {
   std::uint64_t seen = 0;
@@ -349,14 +351,14 @@ std::uint64_t pcapv3_reader::seen() const {
 
 /// Returns whether there is another round: nobody else gets what comes for a member of a fan-out
 /// group until its handle is closed, so it reads what it can.
-bool pcapv3_reader::drain_more(bool whole) {
+bool pcapv3_reader::drain_more() {
   constexpr std::uint64_t kRoundsNs = pcapv3::Break::kLongestDrainNs / 5;
   if (!ports_.ports[0]->fans_out() || seen() == drained_seen_ ||
       break_.left_ns() < pcapv3::Break::kLongestDrainNs - kRoundsNs) {
     return false;
   }
   release_all_spent();
-  begin_drain(whole);
+  begin_drain();
   return true;
 }
 

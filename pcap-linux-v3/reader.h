@@ -112,6 +112,8 @@ struct pcapv3_reader {
   /// The program has been given the descriptor. Returns false if it must get the port's socket
   /// instead. Any thread may call it.
   bool watch_descriptor();
+  /// The program has the port's socket, which must stay as it is. Any thread may call it.
+  void keep_socket();
   /// Has all packets of a port in immediate mode come as blocks from now on. Any thread may call
   /// it.
   void use_blocks_only();
@@ -123,6 +125,7 @@ struct pcapv3_reader {
   // Setting up.
   void open_drain();
   void note_ring(const pcapv3::Geometry& geometry);
+  void note_lone_ring();
   bool enter_set();
 
   // The feed, by its kind.
@@ -148,22 +151,22 @@ struct pcapv3_reader {
   bool has_more();
 
   // The loop.
-  void begin_read();
+  void begin_read(bool nested);
   void follow_changes();
   int run(int max, int delivered, pcap_handler callback, u_char* user);
   int wait_to_acquire(std::uint64_t until_ns, pcap_v3_block** block);
   int acquire_next(pcap_v3_block** block);
   bool leave_packets();
+  bool look_after_ring();
   int fail(const char* text);
   int leave(int status);
   int stay(int status);
 
   // Breaks.
-  bool drains_after_break(bool whole);
-  void begin_drain(bool whole);
+  bool drains_after_break();
+  void begin_drain();
   void clear_ends();
-  bool is_at_ends() const;
-  bool drain_more(bool whole);
+  bool drain_more();
   int end_drain(bool complete);
   std::uint64_t seen() const;
 
@@ -207,9 +210,9 @@ struct pcapv3_reader {
   pcapv3::WakeupCoalescing coalescing_;
   bool nonblocking_ = false;
   bool no_timeout_ = false;
+  bool nested_ = false;             // the read is in a callback of another one
   bool acquires_ = false;           // blocks were acquired last, rather than packets read
   unsigned next_acquired_ = 0;      // the port whose turn it is
-  bool drains_whole_ = false;       // the drain covers whole blocks
   std::uint64_t drained_seen_ = 0;  // packets seen before its present round
   bool troubled_ = false;  // the lone port's interface went down, and is not known to be up or gone
   std::atomic<bool> watched_{false};          // the program may wait on the descriptor

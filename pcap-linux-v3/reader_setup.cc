@@ -16,6 +16,8 @@ constexpr std::uint32_t kWindowMs = 25;
 /// The longest retire timeout of one of several ports. A port's packets come within two of these,
 /// so that nothing has to wait much longer than half of the window.
 constexpr std::uint32_t kMaxRetireMs = 8;
+/// How far apart a busy reader's blocks are at most.
+constexpr std::uint32_t kMaxApartMs = 40;
 
 }  // namespace
 
@@ -49,10 +51,15 @@ void pcapv3_reader::set_port(pcapv3_port& port, int socket) {
   ports_.sockets[0] = socket;
   ports_.count = 1;
   follow();
+  note_lone_ring();
+}
+
+void pcapv3_reader::note_lone_ring() {
   // If blocks are no further apart than a coalescing sleep, packets come within two of these.
-  const pcapv3::Geometry& ring = port.ring().geometry();
+  const pcapv3::Geometry& ring = ports_.ports[0]->ring().geometry();
+  coalescing_.forget_rings();
   coalescing_.add(ring.ring_bytes(), ring.block_count,
-                  std::min(ring.retire_ms, pcapv3::kDrainRetireMs) * kNsPerMs * 3 / 10);
+                  std::min(ring.retire_ms, kMaxApartMs) * kNsPerMs * 3 / 10);
 }
 
 void pcapv3_reader::begin_frames(pcapv3_port& port, int socket, int ifindex, bool cooked) {
@@ -221,6 +228,10 @@ bool pcapv3_reader::watch_descriptor() {
     wait_.stay_awake();
   }
   return true;
+}
+
+void pcapv3_reader::keep_socket() {
+  if (is_lone() && ports_.count != 0) ports_.ports[0]->growth().stop();
 }
 
 void pcapv3_reader::use_blocks_only() {

@@ -13,6 +13,9 @@
 // (grace_period.h): mark() returns how far the ring is filled, and set_end() has the position show
 // that much and no more. Such a block still belongs to the kernel: it is not released, and once the
 // kernel has handed it over it is read on from where it was left.
+//
+// When a ring is replaced by another one (replacement.h), what is left in the old one comes first:
+// the position goes on there as if both were one ring.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +30,11 @@ class RingPosition {
   /// `ring` may be created later, but must be before anything else here is called.
   explicit RingPosition(Ring& ring) : ring_(ring) {}
 
-  /// Starts anew, because the ring has been replaced.
+  /// Starts anew, because the ring has been replaced after it was read.
   void restart() {
+    old_ = nullptr;
+    old_blocks_ = 0;
+    earlier_ = 0;
     index_ = 0;
     lent_ = 0;
     begun_ = part_ = 0;
@@ -36,6 +42,24 @@ class RingPosition {
     open_ = false;
     cursor_ = PacketCursor();
   }
+
+  /// Exchanges the ring and `next`, and has the next `blocks` blocks of the old ring read before
+  /// those of the new one. These must be all that it holds, and the reader's; no end may be set.
+  /// What is in `next` now must stay until its blocks have been read.
+  void replace(Ring& next, unsigned blocks) {
+    const std::uint64_t last = blocks == 0 ? filling() - 1 : sequence(blocks - 1);
+    ring_.swap(next);
+    old_ = &next;
+    old_index_ = index_;
+    old_blocks_ = blocks;
+    old_earlier_ = earlier_;
+    earlier_ = last;
+    index_ = 0;
+    lent_ = 0;
+    if (blocks == 0) begun_ = 0;
+  }
+  /// Returns whether blocks of the old ring are still to be read.
+  bool has_old() const { return old_blocks_ != 0; }
 
   /// Sets the room that packets have been promised in front of their bytes.
   void set_headroom(std::uint32_t bytes) { headroom_ = bytes; }
@@ -55,7 +79,7 @@ class RingPosition {
   /// that were not read. The kernel counts them as they come (af_packet.c: prb_fill_curr_block);
   /// their content must not be read.
   bool kernel_has_packets() const {
-    if (lent_ != 0 && number(index_) <= lent_) return false;
+    if (has_old() || (lent_ != 0 && number(index_) <= lent_)) return has_old();
     return count(index_) > begun_;
   }
 
@@ -68,32 +92,37 @@ class RingPosition {
   /// Releases the open block and steps on to the next. Returns false if the block still belongs to
   /// the kernel: then the packets that come to it from now on are read next.
   bool close() {
-    if (part_ != 0 && part_ahead_ == 0) {
+    if (is_part()) {
       begun_ = part_;
       part_ = 0;
       open_ = false;
       cursor_ = PacketCursor();
       return false;
     }
-    ring_.give_back(index_);
+    if (!has_old()) ring_.give_back(index_);
     step();
     return true;
   }
   /// Leaves the open block to somebody else, who must release it, and steps on to the next.
   void lend() {
-    lent_ = number(index_);
+    if (!has_old()) lent_ = number(index_);
     step();
   }
 
-  /// The block being read, or to be read next.
-  unsigned index() const { return index_; }
-  /// Returns the index of the block `ahead` places behind it in the ring.
+  /// The block being read, or to be read next: its place in its ring.
+  unsigned index() const { return index(0); }
+  /// Returns the place of the block `ahead` places behind it in the same ring, or in the new one.
   unsigned index(unsigned ahead) const {
-    const unsigned index = index_ + ahead;
-    const unsigned count = ring_.geometry().block_count;
-    return index < count ? index : index - count;
+    if (ahead < old_blocks_) return wrapped(old_index_ + ahead, old_->geometry().block_count);
+    return wrapped(index_ + ahead - old_blocks_, ring_.geometry().block_count);
   }
-  const Ring& ring() const { return ring_; }
+  /// Returns the ring in which the block being read lies.
+  const Ring& ring() const { return has_old() ? *old_ : ring_; }
+  /// Returns a number that grows by one from block to block, from 1 on, whatever their rings.
+  std::uint64_t sequence(unsigned ahead) const {
+    return (ahead < old_blocks_ ? old_earlier_ : earlier_) +
+           __atomic_load_n(&header(ahead).seq_num, __ATOMIC_ACQUIRE);
+  }
   /// Returns the number of blocks in the ring.
   unsigned block_count() const { return ring_.geometry().block_count; }
 
@@ -103,7 +132,7 @@ class RingPosition {
   /// it over, or it has packets before the end that was set.
   bool has(unsigned ahead) const {
     if (part_ != 0 && ahead > part_ahead_) return false;  // the rest of that block comes first
-    if (!ends_ || ahead < end_.blocks) return is_new(index(ahead));
+    if (!ends_ || ahead < end_.blocks) return is_new(ahead);
     return ahead == end_.blocks && end_.packets > begun(ahead);
   }
   /// Must be called once before packets() is called for that block, which is about to be read.
@@ -114,8 +143,9 @@ class RingPosition {
   }
   /// Returns its packets that were not read already.
   PacketCursor packets(unsigned ahead) const {
-    tpacket_block_desc* const block = ring_.block(index(ahead));
-    const std::uint32_t bytes = ring_.geometry().block_bytes;
+    const Ring& ring = ring_of(ahead);
+    tpacket_block_desc* const block = ring.block(index(ahead));
+    const std::uint32_t bytes = ring.geometry().block_bytes;
     const bool in_part = part_ != 0 && ahead == part_ahead_;
     PacketCursor cursor = in_part ? PacketCursor(block, bytes, headroom_, part_)
                                   : PacketCursor(block, bytes, headroom_);
@@ -127,7 +157,9 @@ class RingPosition {
   /// Returns how many of its packets were read while it was the kernel's.
   std::uint32_t begun(unsigned ahead) const { return ahead == 0 ? begun_ : 0; }
   /// Returns its header, which belongs to the kernel until the block has been handed over.
-  const tpacket_hdr_v1& header(unsigned ahead) const { return ring_.block(index(ahead))->hdr.bh1; }
+  const tpacket_hdr_v1& header(unsigned ahead) const {
+    return ring_of(ahead).block(index(ahead))->hdr.bh1;
+  }
 
   // For a drain.
 
@@ -141,7 +173,7 @@ class RingPosition {
   Mark mark() const {
     Mark mark;
     mark.blocks = handed_over();
-    if (mark.blocks == block_count()) return mark;  // nothing is being filled
+    if (mark.blocks == old_blocks_ + block_count()) return mark;  // nothing is being filled
     const unsigned at = index(mark.blocks);
     // A block that the kernel has not opened anew, because the ring was full, has its old number.
     const bool filling = number(at) == number(at == 0 ? block_count() - 1 : at - 1) + 1;
@@ -160,14 +192,9 @@ class RingPosition {
     const unsigned at = index(mark.blocks);
     return number(at) == mark.sequence && opened(at) == mark.opened && count(at) >= mark.packets;
   }
-  /// Shows nothing past `mark`, which must be final and made at the present place; with `whole`,
-  /// the kernel's block is shown to its end once it is handed over.
-  void set_end(const Mark& mark, bool whole = false) {
+  /// Shows nothing past `mark`, which must be final and made at the present place.
+  void set_end(const Mark& mark) {
     end_ = mark;
-    if (whole && mark.packets > begun(mark.blocks)) {
-      ++end_.blocks;
-      end_.packets = 0;
-    }
     ends_ = true;
   }
   /// Returns whether everything up to the end was read and no block is open.
@@ -190,6 +217,8 @@ class RingPosition {
     open_ = false;
     cursor_ = PacketCursor();
   }
+  /// Returns whether the open block is the kernel's, being read in place.
+  bool is_part() const { return part_ != 0 && part_ahead_ == 0; }
   /// Returns whether the block before the one `ahead` places on is the kernel's, being read in
   /// place.
   bool is_part_before(unsigned ahead) const { return part_ != 0 && part_ahead_ + 1 == ahead; }
@@ -197,13 +226,15 @@ class RingPosition {
   /// Returns how many blocks the kernel has handed over that are not released.
   unsigned handed_over() const {
     unsigned ahead = 0;
-    while (ahead < block_count() && is_new(index(ahead))) ++ahead;
+    while (ahead < old_blocks_ + block_count() && is_new(ahead)) ++ahead;
     return ahead;
   }
-  /// Returns the number of the block that the kernel is filling, or will fill when there is room.
+  /// Returns the sequence() of the block that the kernel is filling, or will fill when there is
+  /// room.
   std::uint64_t filling() const {
     const unsigned ahead = handed_over();
-    return number(index(ahead == 0 ? block_count() - 1 : ahead - 1)) + 1;
+    if (ahead != 0) return sequence(ahead - 1) + 1;
+    return earlier_ + number(index(block_count() - 1)) + 1;
   }
 
  private:
@@ -223,11 +254,22 @@ class RingPosition {
   }
   /// Reads the number first: once it is a new one, the status can no longer be the acquired
   /// block's.
-  bool is_new(unsigned index) const {
-    return (lent_ == 0 || number(index) > lent_) && ring_.is_ours(index);
+  bool is_new(unsigned ahead) const {
+    if (ahead < old_blocks_) return true;
+    const unsigned at = index(ahead);
+    return (lent_ == 0 || number(at) > lent_) && ring_.is_ours(at);
+  }
+  const Ring& ring_of(unsigned ahead) const { return ahead < old_blocks_ ? *old_ : ring_; }
+  static unsigned wrapped(unsigned index, unsigned count) {
+    return index < count ? index : index - count;
   }
   void step() {
-    if (++index_ == ring_.geometry().block_count) index_ = 0;
+    if (has_old()) {
+      old_index_ = wrapped(old_index_ + 1, old_->geometry().block_count);
+      --old_blocks_;
+    } else {
+      index_ = wrapped(index_ + 1, ring_.geometry().block_count);
+    }
     if (ends_) --end_.blocks;
     if (part_ != 0) --part_ahead_;
     begun_ = 0;
@@ -237,7 +279,12 @@ class RingPosition {
 
   Ring& ring_;
   std::uint32_t headroom_ = 0;
-  unsigned index_ = 0;
+  unsigned index_ = 0;         // in the ring
+  std::uint64_t earlier_ = 0;  // blocks of rings before this one
+  const Ring* old_ = nullptr;  // the ring before this one
+  unsigned old_blocks_ = 0;    // the blocks of it that come first
+  unsigned old_index_ = 0;     // the first of them
+  std::uint64_t old_earlier_ = 0;
   std::uint64_t lent_ = 0;   // the number of the last block that was acquired; 0: none was
   std::uint32_t begun_ = 0;  // packets of the block being read that were read while the kernel
                              // filled it

@@ -185,7 +185,7 @@ bool TwoRings::find_direct(bool draining) {
     if (has_block || blocks.has(0) || blocks.kernel_has_packets()) return false;
     direct_ = &frames_->position();
   }
-  merged_.merge().bypassed(direct_ == &blocks ? kBlocks : kFrames, direct_->header(0));
+  merged_.merge().bypassed(direct_ == &blocks ? kBlocks : kFrames);
   return direct_->open();
 }
 

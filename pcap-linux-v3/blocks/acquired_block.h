@@ -21,8 +21,8 @@ namespace pcapv3 {
 class BlockPool;
 }
 
-/// Each slot of a ring has one, for as long as its pool lasts; it is in use while the slot's block
-/// is outstanding.
+/// Each block of a ring has one, for as long as its pool lasts; it is in use while that is
+/// outstanding. A copy of a block that is still the kernel's has one of its own.
 struct pcap_v3_block {
  public:
   pcap_v3_block() : delivery_(&kNever, counters_) {}
@@ -49,6 +49,7 @@ struct pcap_v3_block {
   static const volatile std::sig_atomic_t kNever;
   pcapv3::BlockPool* pool_ = nullptr;
   tpacket_block_desc* block_ = nullptr;
+  bool is_copy_ = false;  // block_ is memory of its own, and so is this
   std::uint32_t private_bytes_ = 0;
   pcapv3::TellingCursor cursor_;
   pcapv3::Counters counters_;

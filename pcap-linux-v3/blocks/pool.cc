@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -34,12 +35,45 @@ BlockPool::~BlockPool() {
 
 pcap_v3_block* BlockPool::acquire(unsigned index, const PacketCursor& cursor, const Plan& plan,
                                   Program* program, const pcap_v3_info& info) {
+  pcap_v3_block& block = blocks_[index];
+  block.block_ = ring_->block(index);
+  set_up(block, cursor, plan, program, info);
+  return &block;
+}
+
+pcap_v3_block* BlockPool::acquire_copy(const tpacket_block_desc* from, const PacketCursor& cursor,
+                                       std::uint32_t headroom, const Plan& plan, Program* program,
+                                       const pcap_v3_info& info) {
+  PacketCursor last = cursor;
+  for (PacketCursor at = cursor; at.has_packet(); at.next()) last = at;
+  const tpacket3_hdr& header = last.packet().header();
+  const std::size_t bytes = last.offset() + header.tp_mac + header.tp_snaplen;
+  const std::size_t room = (bytes + kPacketAlignment - 1) / kPacketAlignment * kPacketAlignment;
+  auto* const block = static_cast<pcap_v3_block*>(std::malloc(sizeof(pcap_v3_block)));
+  void* const memory = std::malloc(room);
+  if (block == nullptr || memory == nullptr) {
+    std::free(block);
+    std::free(memory);
+    return nullptr;
+  }
+  new (block) pcap_v3_block;
+  std::memcpy(memory, from, bytes);
+  block->block_ = static_cast<tpacket_block_desc*>(memory);
+  block->is_copy_ = true;
+  tpacket_hdr_v1& copied = block->block_->hdr.bh1;
+  copied.num_pkts = cursor.left();
+  copied.offset_to_first_pkt = static_cast<std::uint32_t>(cursor.offset());
+  copied.blk_len = static_cast<std::uint32_t>(room);
+  set_up(*block, PacketCursor(block->block_, copied.blk_len, headroom), plan, program, info);
+  return block;
+}
+
+void BlockPool::set_up(pcap_v3_block& block, const PacketCursor& cursor, const Plan& plan,
+                       Program* program, const pcap_v3_info& info) {
   const unsigned outstanding = references_.fetch_add(1, std::memory_order_relaxed);
   if (outstanding > max_outstanding_) max_outstanding_ = outstanding;
   uncollected_ += info.packets;
-  pcap_v3_block& block = blocks_[index];
   block.pool_ = this;
-  block.block_ = ring_->block(index);
   block.private_bytes_ = ring_->geometry().private_bytes;
   block.cursor_ = TellingCursor(cursor);
   block.counters_ = Counters();
@@ -49,7 +83,6 @@ pcap_v3_block* BlockPool::acquire(unsigned index, const PacketCursor& cursor, co
   block.info_ = info;
   block.info_.interface = device_;
   block.got_ = nullptr;
-  return &block;
 }
 
 void BlockPool::release(pcap_v3_block& block) {
@@ -60,9 +93,15 @@ void BlockPool::release(pcap_v3_block& block) {
   corrupt_.fetch_add(c.corrupt, std::memory_order_relaxed);
   unwalked_.fetch_add(block.cursor_.left(), std::memory_order_relaxed);
   if (block.program_ != nullptr) block.program_->unref();
-  // From here on the block can be acquired again. The ring still exists: its port has it, or it was
-  // kept for this block.
-  Ring::give_back(*block.block_);
+  if (block.is_copy_) {
+    std::free(block.block_);
+    block.~pcap_v3_block();
+    std::free(&block);
+  } else {
+    // From here on the block can be acquired again. The ring still exists: its port has it, or it
+    // was kept for this block.
+    Ring::give_back(*block.block_);
+  }
   unref();
 }
 

@@ -35,6 +35,11 @@ class BlockPool {
   /// has one; `info` has everything but the interface's name.
   pcap_v3_block* acquire(unsigned index, const PacketCursor& cursor, const Plan& plan,
                          Program* program, const pcap_v3_info& info);
+  /// Acquires a copy of the packets at `cursor`, to its end, of a block that is still the kernel's.
+  /// Returns null if memory is short.
+  pcap_v3_block* acquire_copy(const tpacket_block_desc* from, const PacketCursor& cursor,
+                              std::uint32_t headroom, const Plan& plan, Program* program,
+                              const pcap_v3_info& info);
   /// Returns how many blocks are outstanding.
   unsigned outstanding() const { return references_.load(std::memory_order_relaxed) - 1; }
   /// Returns the most that were ever outstanding at once.
@@ -43,6 +48,8 @@ class BlockPool {
   void collect(Counters& counters);
   /// Returns the number of packets in acquired blocks that collect() has not added yet.
   std::uint64_t uncollected() const { return uncollected_; }
+  /// Must be called when the pool's ring has moved to `ring`.
+  void keep_in(const Ring& ring) { ring_ = &ring; }
   /// Must be called when the port is closed or gets another ring: keeps `ring` as long as blocks
   /// are outstanding.
   void close(Ring&& ring);
@@ -55,6 +62,8 @@ class BlockPool {
  private:
   BlockPool() = default;
   ~BlockPool();
+  void set_up(pcap_v3_block& block, const PacketCursor& cursor, const Plan& plan, Program* program,
+              const pcap_v3_info& info);
   void unref();
 
   std::atomic<unsigned> references_{1};  // one of the port, and one of each outstanding block

@@ -16,6 +16,7 @@ bool PortBlocks::prepare(pcapv3_port& port) {
 
 int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block) {
   RingPosition& position = port.position();
+  if (!position.has_old() && port.growth().old_ring() != nullptr) port.growth().finish(port);
   while (position.open()) {
     const PacketCursor& cursor = position.cursor();
     if (cursor.corrupt()) {
@@ -34,16 +35,32 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     pcap_v3_info info{};
     info.first.tv_sec = cursor.packet().header().tp_sec;
     info.first.tv_nsec = cursor.packet().header().tp_nsec;
-    info.last.tv_sec = header.ts_last_pkt.ts_sec;
-    info.last.tv_nsec = header.ts_last_pkt.ts_nsec;
-    info.sequence = header.seq_num;
+    info.sequence = position.sequence(0);
     info.packets = cursor.left();
-    info.lost = losing || port.may_have_lost(header.seq_num) ? 1 : 0;
+    info.lost = losing || port.may_have_lost(info.sequence) ? 1 : 0;
     info.port = place;
     info.ifindex = plan.ifindex > 0 ? plan.ifindex : 0;
+    if (position.is_part()) {
+      // A drain shows what the kernel has put into the block that it is filling.
+      PacketCursor last = cursor;
+      for (PacketCursor at = cursor; at.has_packet(); at.next()) last = at;
+      info.last.tv_sec = last.packet().header().tp_sec;
+      info.last.tv_nsec = last.packet().header().tp_nsec;
+      *block = pool_->acquire_copy(position.ring().block(position.index()), cursor, port.headroom(),
+                                   plan, program_, info);
+      if (*block == nullptr) {
+        port.set_error("no memory for the packets of the kernel's block");
+        return PCAP_ERROR;
+      }
+      (void)position.close();
+      return 1;
+    }
+    info.last.tv_sec = header.ts_last_pkt.ts_sec;
+    info.last.tv_nsec = header.ts_last_pkt.ts_nsec;
     *block = pool_->acquire(position.index(), cursor, plan, program_, info);
+    const std::uint32_t bytes = header.blk_len;
     position.lend();
-    port.count_block();
+    port.count_block(bytes);
     // The kernel sets this on each block until it is asked for its counts.
     if (losing) port.host().count(port.handle());
     return 1;
@@ -74,6 +91,10 @@ void PortBlocks::collect(Counters& counters) {
 
 std::uint64_t PortBlocks::uncollected() const {
   return pool_ != nullptr ? pool_->uncollected() : 0;
+}
+
+void PortBlocks::keep_in(const Ring& ring) {
+  if (pool_ != nullptr) pool_->keep_in(ring);
 }
 
 void PortBlocks::drop_filter() {

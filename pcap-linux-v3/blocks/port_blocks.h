@@ -37,6 +37,8 @@ class PortBlocks {
   /// Returns the number of packets in acquired blocks that are not in the counters yet.
   std::uint64_t uncollected() const;
 
+  /// Must be called when the blocks' ring has moved to `ring`.
+  void keep_in(const Ring& ring);
   /// Must be called when the handle gets another filter, which blocks acquired from then on use.
   void drop_filter();
   /// Must be called when the port is closed or gets another ring: keeps `ring` as long as blocks of

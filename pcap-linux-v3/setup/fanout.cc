@@ -192,10 +192,12 @@ bool attach_drop_all(int socket) {
 }
 
 bool open_filter(int socket, const sock_fprog& filter) {
+  if (filter.len != 0) {
+    return setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0;
+  }
   const int unused = 0;
-  return filter.len == 0
-             ? setsockopt(socket, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) == 0
-             : setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0;
+  return setsockopt(socket, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) == 0 ||
+         errno == ENOENT;
 }
 
 bool get_filter(int socket, sock_fprog& filter) {

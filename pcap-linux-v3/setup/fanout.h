@@ -71,7 +71,7 @@ bool choose_frames(int socket);
 
 /// Attaches the drop-all filter, which keeps all packets out of `socket`.
 bool attach_drop_all(int socket);
-/// Replaces the drop-all filter by `filter`, or by none if that is empty.
+/// Replaces the filter, if there is one, by `filter`, or by none if that is empty.
 bool open_filter(int socket, const sock_fprog& filter);
 
 /// Copies the filter of `socket` into `filter`, whose length must be its room for instructions.

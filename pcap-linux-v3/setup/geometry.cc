@@ -11,12 +11,32 @@ namespace {
 
 constexpr std::uint64_t kMostBlockBytes = 1024 * kMiB;
 constexpr std::uint64_t kMostBlocks = 1 << 24;
-constexpr std::uint32_t kMostRetireMs = 0x7fffffff;
+/// The fewest blocks of a ring that can grow: it must go on while one is read and one is filled.
+constexpr std::uint32_t kMinGrowingBlocks = 4;
 
 /// Returns the number of blocks that a stall of kStallMs uses up at a trickle of traffic, plus the
 /// one that is being read and the one that the kernel is filling.
 std::uint64_t blocks_for_stall(std::uint32_t retire_ms) {
   return (kStallMs + retire_ms - 1) / retire_ms + 2;
+}
+
+/// Returns the number of blocks that last as long as stock's ring for the same request, at a
+/// trickle of traffic.
+std::uint64_t blocks_as_stock(const RingRequest& request, std::uint32_t retire_ms) {
+  const std::uint64_t bytes = request.tool_bytes != 0 ? request.tool_bytes : kStockRingBytes;
+  const std::uint64_t blocks = (bytes + kStockBlockBytes - 1) / kStockBlockBytes;
+  const std::uint64_t timeout_ms =
+      request.timeout_ms > 0 ? static_cast<std::uint64_t>(request.timeout_ms) : kStockStallMs;
+  const std::uint64_t stall_ms = std::min<std::uint64_t>(blocks * timeout_ms, kStockStallMs);
+  return (stall_ms + retire_ms - 1) / retire_ms;
+}
+
+std::uint64_t default_bytes(const RingRequest& request) {
+  return std::clamp(request.free_bytes / 64, kStockRingBytes, kDefaultRingBytes);
+}
+
+bool has_tool_bytes(const RingRequest& request) {
+  return request.tool_bytes != 0 && request.tool_bytes != kStockRingBytes;
 }
 
 std::uint64_t blocks_in(std::uint64_t bytes, std::uint64_t block) {
@@ -57,13 +77,20 @@ bool fits_set_block(const RingRequest& request, ErrorText& error) {
 std::uint32_t choose_retire(const RingRequest& request) {
   if (request.set_retire_ms != 0) return request.set_retire_ms;
   if (request.immediate) return 1;
-  std::uint32_t most = request.drain ? kDrainRetireMs : kMostRetireMs;
+  std::uint32_t most = kMaxDelayMs;
   if (request.max_retire_ms != 0) most = std::min(most, request.max_retire_ms);
-  if (request.timeout_ms <= 0) return std::min(kUnboundedRetireMs, most);
+  if (request.timeout_ms <= 0) return most;
   return std::min(static_cast<std::uint32_t>(request.timeout_ms), most);
 }
 
 }  // namespace
+
+std::uint64_t max_ring_bytes(const RingRequest& request) {
+  if (request.set_bytes.bytes != 0) return request.set_bytes.bytes;
+  // A program that asks for little wants no more.
+  if (has_tool_bytes(request) && request.tool_bytes < kStockRingBytes) return 0;
+  return std::max(default_bytes(request), request.tool_bytes);
+}
 
 bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& error) {
   if (request.private_bytes > kMaxPrivateBytes) {
@@ -72,11 +99,10 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
   }
   const std::uint64_t needed_block = needed_bytes(request);
   const std::uint64_t most_bytes = std::max(request.free_bytes / 2, kStockRingBytes);
-  const std::uint64_t default_bytes =
-      std::clamp(request.free_bytes / 64, kStockRingBytes, kDefaultRingBytes);
+  const std::uint64_t full_bytes = default_bytes(request);
   std::uint32_t retire_ms = choose_retire(request);
 
-  std::uint64_t bytes = default_bytes;
+  std::uint64_t bytes = request.starts_small ? std::min(kSmallRingBytes, full_bytes) : full_bytes;
   if (request.set_bytes.bytes != 0) {
     bytes = request.set_bytes.bytes;
     if (bytes > most_bytes) {
@@ -84,11 +110,15 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
           "PCAPV3_BUFFER=%s: half of the free memory can go to a ring, which is %lluM just now",
           request.set_bytes.text, static_cast<unsigned long long>(most_bytes / kMiB));
     }
-  } else if (request.tool_bytes != 0 && request.tool_bytes != kStockRingBytes) {
+  } else if (has_tool_bytes(request)) {
     bytes = std::min(request.tool_bytes, most_bytes);
   }
 
-  const std::uint64_t needed = blocks_for_stall(retire_ms);
+  // A ring that starts small rides out what stock's does, and more once it has grown.
+  const std::uint64_t needed =
+      request.starts_small
+          ? std::max<std::uint64_t>(blocks_as_stock(request, retire_ms), kMinGrowingBlocks)
+          : blocks_for_stall(retire_ms);
   std::uint64_t block;
   if (request.set_block.bytes != 0) {
     block = request.set_block.bytes;
@@ -112,15 +142,15 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
   std::uint64_t count = std::max<std::uint64_t>(blocks_in(bytes, block), 2);
   // Riding out a stall outranks a program's small request, up to the default size.
   if (count < needed && request.set_bytes.bytes == 0) {
-    count = std::clamp(default_bytes / block, std::max<std::uint64_t>(count, 3), needed);
+    count = std::clamp(full_bytes / block, std::max<std::uint64_t>(count, 3), needed);
   }
   // Beyond that, the timeout is lengthened.
   if (count < needed && count > 2 && request.set_retire_ms == 0) {
     const auto spare = static_cast<std::uint32_t>(count - 2);
-    retire_ms = (kStallMs + spare - 1) / spare;
+    retire_ms = std::max(retire_ms, (kStallMs + spare - 1) / spare);
   }
 
-  const std::uint64_t room = std::max(bytes, default_bytes);
+  const std::uint64_t room = std::max(bytes, full_bytes);
   if (request.set_block.bytes != 0 && count * block > room + block) {
     return error.set(
         "PCAPV3_BLOCK=%s: a ring of %lluM has no room for the %llu blocks it needs; "

@@ -8,6 +8,9 @@
 // however little is in it (af_packet.c: prb_retire_rx_blk_timer_expired), so that at a trickle of
 // packets a ring lasts for blocks x timeout and no longer. A short timeout therefore gets many
 // small blocks.
+//
+// A ring that can grow (growth.h) starts small: it holds what stock libpcap's does, in bytes and in
+// time, in about the same memory.
 #pragma once
 
 #include <cstdint>
@@ -24,18 +27,21 @@ inline constexpr std::uint64_t kMiB = 1 << 20;
 /// request.
 inline constexpr std::uint64_t kStockRingBytes = 2 * kMiB;
 inline constexpr std::uint64_t kDefaultRingBytes = 64 * kMiB;
-/// It is small because a block is used up whatever it holds: 256 of them at 40 ms last over 10 s.
+/// What a ring that can grow starts with, if the program does not say.
+inline constexpr std::uint64_t kSmallRingBytes = 4 * kMiB;
+/// Stock libpcap's block size for TPACKET_V3 (pcap-linux.c: create_ring, MAXIMUM_SNAPLEN).
+inline constexpr std::uint64_t kStockBlockBytes = kMiB / 4;
+/// A ring that can grow lasts as long as stock's at a trickle of packets, up to this many
+/// milliseconds.
+inline constexpr std::uint32_t kStockStallMs = 8000;
+/// The longest retire timeout, unless one is set: a packet waits no longer, whatever the program's
+/// timeout. (Stock libpcap has none for a program that sets none, so that packets on a quiet link
+/// stay in the open block until it is full, for hours if need be.)
+inline constexpr std::uint32_t kMaxDelayMs = 250;
+/// It is small because a block is used up whatever it holds.
 inline constexpr std::uint64_t kLargestBlockBytes = kMiB / 4;
 /// A ring rides out a stall of the reader of this many milliseconds, whatever the timeout.
 inline constexpr std::uint32_t kStallMs = 250;
-/// The retire timeout for a program that sets none. Stock libpcap then has no timeout, so that
-/// packets on a quiet link stay in the open block until it is full, for hours if need be.
-inline constexpr std::uint32_t kUnboundedRetireMs = 1000;
-
-/// The longest retire timeout of a handle that drains at the end: a block that is acquired whole
-/// (pcap_v3_next_block(3)) is handed over after two periods at most.
-inline constexpr std::uint32_t kDrainRetireMs = 40;
-
 /// The largest private area of a block: the kernel stores its size in 16 bits, and a larger one
 /// would silently become smaller (af_packet.c: init_prb_bdqc, internal.h: blk_sizeof_priv).
 inline constexpr std::uint32_t kMaxPrivateBytes = 0xffff;
@@ -48,7 +54,8 @@ struct RingRequest {
   int timeout_ms = 0;                ///< pcap_set_timeout(3PCAP); 0 or less: none.
   bool immediate = false;            ///< pcap_set_immediate_mode(3PCAP).
   std::uint32_t max_retire_ms = 0;   ///< No longer than this, unless set; 0: no such limit.
-  bool drain = false;                ///< The open block must be available soon at the end.
+  bool grows = false;                ///< The ring can grow.
+  bool starts_small = false;         ///< It is the first one of a ring that can grow.
   std::uint64_t free_bytes = 0;      ///< Memory that is available on this host.
   std::uint64_t largest_packet = 0;  ///< Bytes of the largest packet the interface can deliver.
   std::uint64_t private_bytes = 0;   ///< Of each block, for the program: 0 to kMaxPrivateBytes.
@@ -68,5 +75,8 @@ struct Geometry {
 /// its timeout lengthened, for the sake of kStallMs. Returns false, with a text, only if a setting
 /// or the private area asks for the impossible.
 bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& error);
+
+/// Returns the size to which a ring for `request` may grow.
+std::uint64_t max_ring_bytes(const RingRequest& request);
 
 }  // namespace pcapv3

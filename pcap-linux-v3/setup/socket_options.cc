@@ -3,6 +3,7 @@
 
 #include <linux/filter.h>
 #include <linux/if_packet.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #ifndef PACKET_IGNORE_OUTGOING
@@ -36,6 +37,23 @@ void SocketOptions::truncate_at(std::uint32_t bytes) {
   const sock_fprog program = {1, &accept};
   // If this fails, the reader truncates.
   (void)setsockopt(socket_, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+}
+
+void copy_ignore_outgoing(int from, int to) {
+  int value = 0;
+  socklen_t length = sizeof(value);
+  if (getsockopt(from, SOL_PACKET, PACKET_IGNORE_OUTGOING, &value, &length) != 0) return;
+  (void)setsockopt(to, SOL_PACKET, PACKET_IGNORE_OUTGOING, &value, sizeof(value));
+}
+
+bool bind_to_nothing(int socket) {
+  // No packet has this protocol, which is "internal only". A protocol of 0 would mean to keep the
+  // present one.
+  constexpr std::uint16_t kSnap = 0x0005;  // ETH_P_SNAP
+  sockaddr_ll nowhere{};
+  nowhere.sll_family = AF_PACKET;
+  nowhere.sll_protocol = htons(kSnap);
+  return bind(socket, reinterpret_cast<const sockaddr*>(&nowhere), sizeof(nowhere)) == 0;
 }
 
 }  // namespace pcapv3

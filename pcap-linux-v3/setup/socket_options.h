@@ -29,4 +29,11 @@ class SocketOptions {
   bool ignoring_ = false;  // set here, not by the program
 };
 
+/// Copies PACKET_IGNORE_OUTGOING, where the kernel has it.
+void copy_ignore_outgoing(int from, int to);
+
+/// Has no packet come to the socket any more, and waits until none is under way to it. Returns
+/// false, with errno, on failure; a socket in a fan-out group can't be bound again.
+bool bind_to_nothing(int socket);
+
 }  // namespace pcapv3

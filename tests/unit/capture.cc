@@ -86,6 +86,7 @@ struct Capture::Host {
                         unsigned short) {
     return the_capture->filter(static_cast<bpf_insn*>(code)->k, bytes, captured);
   }
+  static void ring_replaced(pcap_t*) {}
   static unsigned block_filtered(pcap_t* p) {
     Capture& c = *of(p).capture;
     return c.old_blocks == 0 ? 0 : --c.old_blocks;
@@ -117,8 +118,9 @@ struct Capture::Host {
   static void error(pcap_t* p, const char* text) { of(p).capture->error = text; }
 
   static constexpr pcapv3_host_ops kOps = {
-      look,       wait,           check, wait_for_break, is_down, filter,     filter_code,
-      run_filter, block_filtered, count, add_counts,     is_gone, bind_again, error,
+      look,   wait,        check,      wait_for_break, is_down,
+      filter, filter_code, run_filter, block_filtered, ring_replaced,
+      count,  add_counts,  is_gone,    bind_again,     error,
   };
 };
 

@@ -51,12 +51,11 @@ TEST_CASE("without a request: 256 blocks of 256 KiB") {
   const Geometry g = choose(w);
   CHECK(g.block_bytes == 256 * kKiB);
   CHECK(g.block_count == 256);
-  CHECK(g.retire_ms == 1000);
+  CHECK(g.retire_ms == kMaxDelayMs);
 }
 
 TEST_CASE("the default ring outlasts stock's 8 s at a trickle of packets") {
   RingRequest w = request();
-  w.drain = true;
   CHECK(stall_ms(choose(w)) >= 8000);
 }
 
@@ -135,21 +134,12 @@ TEST_CASE("where blocks must be huge, immediate mode's timeout gives way and not
   CHECK(g.retire_ms <= 5);
 }
 
-TEST_CASE("the tool's timeout is the retire timeout, and none is a second") {
+TEST_CASE("the tool's timeout is the retire timeout, up to a quarter of a second") {
   RingRequest w = request();
-  w.timeout_ms = 300;
-  CHECK(choose(w).retire_ms == 300);
-  w.timeout_ms = 0;
-  CHECK(choose(w).retire_ms == kUnboundedRetireMs);
-}
-
-TEST_CASE("a handle that drains has its open block handed over soon") {
-  RingRequest w = request();
-  w.drain = true;
-  w.timeout_ms = GENERATE(0, 41, 1000, 10000);
-  CHECK(choose(w).retire_ms == kDrainRetireMs);
-  w.timeout_ms = 10;
-  CHECK(choose(w).retire_ms == 10);
+  w.timeout_ms = GENERATE(1, 10, 249, 250);
+  CHECK(choose(w).retire_ms == static_cast<std::uint32_t>(w.timeout_ms));
+  w.timeout_ms = GENERATE(-1, 0, 251, 10000);
+  CHECK(choose(w).retire_ms == kMaxDelayMs);
 }
 
 TEST_CASE("PCAPV3_RETIRE goes before the tool's timeout and before immediate mode") {

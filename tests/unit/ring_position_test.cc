@@ -270,19 +270,6 @@ TEST_CASE("what was lost in the kernel's block is not lost again when that is ha
   }
 }
 
-TEST_CASE("with the whole block as its end a position waits until that is handed over") {
-  Filling f;
-  f.position.set_end(f.position.mark(), true);
-  CHECK(f.read() == Numbers{0, 1});
-  CHECK_FALSE(f.position.at_end());
-  f.ring.hand_over(1, 4, 2, 2);
-  f.ring.hand_over(2, 1, 9, 3);
-  CHECK(f.read() == Numbers{2, 3, 4, 5});
-  CHECK(f.position.at_end());
-  f.position.clear_end();
-  CHECK(f.read() == Numbers{9});
-}
-
 TEST_CASE("a ring that can't be made leaves an error number and no ring") {
   Ring ring;
   CHECK_FALSE(ring.create(-1, Geometry{kBlockBytes, 2, 10}));

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "resize.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "copies.h"
+#include "setup/fanout.h"
+#include "setup/socket_options.h"
+
+namespace pcapv3 {
+namespace {
+
+void request_stamps(int socket, bool on) {
+  const int value = on ? 1 : 0;
+  (void)setsockopt(socket, SOL_SOCKET, SO_TIMESTAMPNS, &value, sizeof(value));
+}
+
+bool change_membership(int socket, int ifindex, bool add) {
+  packet_mreq request{};
+  request.mr_ifindex = ifindex;
+  request.mr_type = PACKET_MR_PROMISC;
+  return setsockopt(socket, SOL_PACKET, add ? PACKET_ADD_MEMBERSHIP : PACKET_DROP_MEMBERSHIP,
+                    &request, sizeof(request)) == 0;
+}
+
+/// Returns the number of packets that the socket has stored since it was last asked.
+unsigned stored(int socket) {
+  tpacket_stats_v3 stats{};
+  socklen_t length = sizeof(stats);
+  if (getsockopt(socket, SOL_PACKET, PACKET_STATISTICS, &stats, &length) != 0) return 0;
+  return stats.tp_packets - stats.tp_drops;  // the first includes the second (packet_getsockopt)
+}
+
+/// Keeps signals away, whose handlers may use the handle, from a socket that is being exchanged.
+class NoSignals {
+ public:
+  NoSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    blocked_ = pthread_sigmask(SIG_SETMASK, &all, &before_) == 0;
+  }
+  ~NoSignals() {
+    if (blocked_) pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  NoSignals(const NoSignals&) = delete;
+  NoSignals& operator=(const NoSignals&) = delete;
+
+ private:
+  sigset_t before_{};
+  bool blocked_ = false;
+};
+
+}  // namespace
+
+Resize::~Resize() {
+  background_.finish();
+  if (spare_ < 0) return;
+  if (maker_.is_other()) {
+    close(spare_);
+  } else {
+    clean_up();
+  }
+}
+
+bool Resize::open(SharedSockets::Type type) {
+  type_ = type;
+  return sockets_.open() && sockets_.open_spare(type);
+}
+
+// ---- Making the ring ----
+
+bool Resize::begin(int socket, const Geometry& wanted, bool flow_hash) {
+  background_.finish();
+  spare_ = sockets_.take_spare(type_);
+  if (spare_ < 0) return false;
+  state_ = State::kMaking;
+  made_.store(false, std::memory_order_relaxed);
+  error_ = 0;
+  wanted_ = wanted;
+  flow_hash_ = flow_hash;
+  if (!copy_options(socket, spare_)) {
+    error_ = errno;
+    made_.store(true, std::memory_order_release);
+    return true;
+  }
+  request_stamps(spare_, true);
+  background_.start(
+      [](void* resize) -> void* {
+        static_cast<Resize*>(resize)->make();
+        return nullptr;
+      },
+      this);
+  return true;
+}
+
+void Resize::make() {
+  if (!ring_.create(spare_, wanted_, flow_hash_)) error_ = errno;
+  made_.store(true, std::memory_order_release);
+}
+
+void Resize::give_up() {
+  request_stamps(spare_, false);
+  finish();
+}
+
+void Resize::finish() {
+  state_ = State::kIdle;
+  background_.start(
+      [](void* resize) -> void* {
+        static_cast<Resize*>(resize)->clean_up();
+        return nullptr;
+      },
+      this);
+}
+
+void Resize::clean_up() {
+  ring_ = Ring();
+  const tpacket_req3 none{};
+  // This fails if somebody still has the ring mapped. The socket then can't make another one.
+  if (setsockopt(spare_, SOL_PACKET, PACKET_RX_RING, &none, sizeof(none)) != 0) {
+    close(spare_);
+    spare_ = -1;
+  }
+  sockets_.put_back(type_, spare_);
+  spare_ = -1;
+}
+
+// ---- Taking over ----
+
+/// Has the spare socket get what the handle's gets, from the next grace period on at the latest.
+bool Resize::bind_spare(int socket, bool promiscuous) {
+  sock_filter code[BPF_MAXINSNS];
+  sock_fprog filter = {BPF_MAXINSNS, code};
+  sockaddr_ll address{};
+  socklen_t length = sizeof(address);
+  if (!get_filter(socket, filter) || !open_filter(spare_, filter) || !copy_stamps(socket, spare_) ||
+      getsockname(socket, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    return false;
+  }
+  copy_ignore_outgoing(socket, spare_);
+  if (promiscuous && !change_membership(spare_, address.sll_ifindex, true)) return false;
+  address.sll_halen = 0;
+  return bind(spare_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+}
+
+bool Resize::take_over(int socket, RingPosition& position, std::uint32_t headroom, bool promiscuous,
+                       GracePeriod& grace_period, Counts& counts) {
+  const NoSignals no_signals;
+  const int flags = fcntl(socket, F_GETFD);
+  const int old = fcntl(socket, F_DUPFD_CLOEXEC, 3);
+  if (old < 0) return false;
+  sockaddr_ll address{};
+  socklen_t length = sizeof(address);
+  (void)getsockname(socket, reinterpret_cast<sockaddr*>(&address), &length);
+  // A packet that has passed the spare socket's place before that was bound must still find the old
+  // one open: hence the grace period. Blocks that were handed over by now have no copies.
+  const unsigned before = position.handed_over();
+  if (!bind_spare(socket, promiscuous) || !grace_period.wait() || !bind_to_nothing(old)) {
+    const int reason = errno;
+    (void)bind_to_nothing(spare_);
+    if (promiscuous) (void)change_membership(spare_, address.sll_ifindex, false);
+    close(old);
+    errno = reason;
+    return false;
+  }
+  // Binding a socket to something else has waited for all that was under way to it (af_packet.c:
+  // packet_do_bind, __unregister_prot_hook). What the new ring counts now is whole after another
+  // grace period.
+  RingPosition other(ring_);
+  other.set_headroom(headroom);
+  const RingPosition::Mark mark = other.mark();
+  (void)grace_period.wait();
+  other.set_end(mark);
+  const RingPosition::Mark rest = position.mark();
+  const unsigned blocks = rest.blocks + (rest.packets != 0 ? 1 : 0);
+  const Ring& sealed = position.ring();
+  if (rest.packets != 0) {
+    close_block(sealed.block(position.index(rest.blocks)), sealed.geometry().block_bytes, headroom);
+  }
+  unsigned removed = 0;
+  if (blocks > before) {
+    removed = remove_copies({sealed, position.index(before), blocks - before}, other, headroom);
+  }
+  counts.packets = stored(old) - removed;
+  counts.drops = 0;  // the new ring has these packets
+  position.replace(ring_, blocks);
+  (void)dup3(spare_, socket, (flags & FD_CLOEXEC) != 0 ? O_CLOEXEC : 0);
+  close(spare_);
+  spare_ = old;
+  if (promiscuous) (void)change_membership(old, address.sll_ifindex, false);
+  request_stamps(socket, false);
+  state_ = State::kTakenOver;
+  return true;
+}
+
+}  // namespace pcapv3
