@@ -119,6 +119,8 @@ static void port_oneshot(u_char* user, const struct pcap_pkthdr* header, const u
 
 /* ---- Immediate mode by two rings ---- */
 
+enum { kStockBufferBytes = 2 * 1024 * 1024 }; /* pcap-linux.c: pcap_activate_linux */
+
 static int is_loopback(const pcap_t* p, int index) {
   return index > 0 && index == pcapv3_stock_state(p).lo_ifindex;
 }
@@ -129,7 +131,16 @@ static void begin_second(pcap_t* p, struct pcapv3_port* port, int cooked) {
   const int fd = socket(PF_PACKET, (cooked ? SOCK_DGRAM : SOCK_RAW) | SOCK_CLOEXEC, 0);
   joined(p)->second_cooked = cooked;
   if (fd < 0) return;
-  pcapv3_reader_begin_frames(joined(p)->reader, port, fd, pcapv3_stock_index(p, fd), cooked);
+  const int snapshot = p->snapshot; /* pcap_activate_linux() adjusts it likewise */
+  const struct pcapv3_slots_request request = {
+      .ifindex = pcapv3_stock_index(p, fd),
+      .cooked = cooked,
+      .snapshot =
+          snapshot <= 0 || snapshot > MAXIMUM_SNAPLEN ? MAXIMUM_SNAPLEN : (unsigned)snapshot,
+      .max_frame = pcapv3_stock_max_frame(p, fd),
+      .buffer_bytes = p->opt.buffer_size != 0 ? p->opt.buffer_size : kStockBufferBytes,
+  };
+  pcapv3_reader_begin_frames(joined(p)->reader, port, fd, &request);
 }
 
 /* Makes the second socket like the handle's own in all respects, and makes the reader read both;

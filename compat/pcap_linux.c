@@ -548,6 +548,18 @@ int pcapv3_stock_bind(const pcap_t* p, int fd, int index) {
 
 int pcapv3_stock_device_exists(const pcap_t* p) { return device_still_exists((pcap_t*)p); }
 
+unsigned pcapv3_stock_max_frame(pcap_t* p, int fd) {
+  enum { kLinkHeader = 18 }; /* of Ethernet, with a VLAN tag, as in create_ring() */
+  char text[PCAP_ERRBUF_SIZE];
+  const int mtu = iface_get_mtu(fd, p->opt.device, text);
+  if (mtu <= 0) return 0;
+  const int own = p->fd; /* the handle is not activated yet */
+  p->fd = fd;
+  const int offloads = iface_get_offload(p);
+  p->fd = own;
+  return offloads == 0 ? (unsigned)mtu + kLinkHeader : 0;
+}
+
 void pcapv3_stock_attach_drop_all(const pcap_t* p) {
   (void)setsockopt(p->fd, SOL_SOCKET, SO_ATTACH_FILTER, &total_fcode, sizeof(total_fcode));
 }

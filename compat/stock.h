@@ -67,6 +67,9 @@ int pcapv3_stock_arptype(const pcap_t* p);
 int pcapv3_stock_bind(const pcap_t* p, int fd, int index);
 int pcapv3_stock_device_exists(const pcap_t* p);
 int pcapv3_stock_is_up(const pcap_t* p, int fd);
+/* Returns the bytes of the largest frame that the handle's device delivers, which `fd` can ask for;
+ * 0 if offloads can make it larger than its MTU. */
+unsigned pcapv3_stock_max_frame(pcap_t* p, int fd);
 /* Attaches the drop-all filter to the handle's socket. */
 void pcapv3_stock_attach_drop_all(const pcap_t* p);
 

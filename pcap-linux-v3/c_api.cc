@@ -108,9 +108,9 @@ const char* pcapv3_reader_error(const pcapv3_reader* reader) { return reader->er
 void pcapv3_reader_set_port(pcapv3_reader* reader, pcapv3_port* port, int socket) {
   reader->set_port(*port, socket);
 }
-void pcapv3_reader_begin_frames(pcapv3_reader* reader, pcapv3_port* port, int frames, int ifindex,
-                                int cooked) {
-  reader->begin_frames(*port, frames, ifindex, cooked != 0);
+void pcapv3_reader_begin_frames(pcapv3_reader* reader, pcapv3_port* port, int frames,
+                                const pcapv3_slots_request* request) {
+  reader->begin_frames(*port, frames, *request);
 }
 int pcapv3_reader_made_frames(pcapv3_reader* reader) {
   pcapv3::TwoRings* const two = reader->two_rings();

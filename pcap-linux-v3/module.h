@@ -186,14 +186,21 @@ void pcapv3_reader_set_port(struct pcapv3_reader* reader, struct pcapv3_port* po
 /*
  * Gives a port in immediate mode a second ring, of V2 slots. `frames` must be an unbound socket of
  * the same type as the handle's, cooked or not, made before that one; the reader closes it from
- * then on. Making the ring begins before the handle is activated on interface `ifindex` (0: all),
- * and goes on meanwhile. When it is made, its socket must be bound as the handle's is, and added.
- * The first read joins the two (adaptive/pair.h). The functions that return an int return 0, or -1
- * with the reason in the debug log: the port then does without, and pcapv3_reader_drop_frames()
- * must be called if begin was.
+ * then on. Making the ring begins before the handle is activated, and goes on meanwhile. When it is
+ * made, its socket must be bound as the handle's is, and added. The first read joins the two
+ * (adaptive/pair.h). The functions that return an int return 0, or -1 with the reason in the debug
+ * log: the port then does without, and pcapv3_reader_drop_frames() must be called if begin was.
  */
+struct pcapv3_slots_request {
+  int ifindex; /* 0: all interfaces */
+  int cooked;
+  unsigned snapshot;     /* maximum bytes of a packet wanted */
+  unsigned max_frame;    /* the bytes of the interface's largest frame, as stock code sees it; 0: it
+                            does not know */
+  unsigned buffer_bytes; /* the tool's, or stock's default */
+};
 void pcapv3_reader_begin_frames(struct pcapv3_reader* reader, struct pcapv3_port* port, int frames,
-                                int ifindex, int cooked);
+                                const struct pcapv3_slots_request* request);
 int pcapv3_reader_made_frames(struct pcapv3_reader* reader);
 int pcapv3_reader_add_frames(struct pcapv3_reader* reader);
 void pcapv3_reader_drop_frames(struct pcapv3_reader* reader);

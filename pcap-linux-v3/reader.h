@@ -69,7 +69,7 @@ struct pcapv3_reader {
   void set_port(pcapv3_port& port, int socket);
   /// In immediate mode, makes the port's second ring; see module.h. add_frames() returns false,
   /// with a text, if the port has to do without it.
-  void begin_frames(pcapv3_port& port, int socket, int ifindex, bool cooked);
+  void begin_frames(pcapv3_port& port, int socket, const pcapv3_slots_request& request);
   bool add_frames();
   void drop_frames();
   /// Null if there is no second ring, or never was one.

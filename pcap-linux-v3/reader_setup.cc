@@ -62,13 +62,14 @@ void pcapv3_reader::note_lone_ring() {
                   std::min(ring.retire_ms, kMaxApartMs) * kNsPerMs * 3 / 10);
 }
 
-void pcapv3_reader::begin_frames(pcapv3_port& port, int socket, int ifindex, bool cooked) {
+void pcapv3_reader::begin_frames(pcapv3_port& port, int socket,
+                                 const pcapv3_slots_request& request) {
   two_ = new pcapv3::TwoRings(port);
   if (two_ == nullptr) {
     close(socket);
     return;
   }
-  two_->begin(socket, ifindex, cooked);
+  two_->begin(socket, request);
 }
 
 bool pcapv3_reader::add_frames() {

@@ -17,8 +17,9 @@
 namespace pcapv3 {
 namespace {
 
-constexpr std::uint32_t kFewestFrames = 16;
-constexpr std::uint32_t kMostFrames = 64;
+/// Enough slots for what comes while a reader is woken; more would delay the switch to blocks.
+constexpr std::uint64_t kMostFrames = 64;
+constexpr std::uint64_t kFewestFrames = 4;
 constexpr std::uint32_t kPageBlockBytes = 1 << 20;
 constexpr std::uint32_t kStagedBlockBytes = 1 << 18;
 /// The kernel puts the address behind a slot's header, here; and the packet comes after both.
@@ -90,11 +91,17 @@ bool SlotRing::make() {
   if (setsockopt(socket_, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0) return false;
   // A link-layer header takes at most 16 bytes and its alignment (af_packet.c: tpacket_rcv).
   constexpr std::uint32_t kHeaders = TPACKET_ALIGN(kFrameHeaderBytes + 16) + 16;
-  const auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet_));
-  const std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
-  const std::uint32_t in_block = block / frame;
+  auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet_));
   const auto wanted = static_cast<std::uint32_t>(
-      std::clamp<std::uint64_t>(wanted_bytes_ / frame, kFewestFrames, kMostFrames));
+      std::clamp((wanted_bytes_ + frame - 1) / frame, kFewestFrames, kMostFrames));
+  std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
+  std::uint32_t in_block = block / frame;
+  if (in_block > wanted) {
+    // One block, no larger than it has to be, is divided among the slots.
+    block = std::bit_ceil(wanted * frame);
+    frame = block / wanted / TPACKET_ALIGNMENT * TPACKET_ALIGNMENT;
+    in_block = block / frame;
+  }
   const std::uint32_t blocks = std::max((wanted + in_block / 2) / in_block, 1u);
   const tpacket_req request = {block, blocks, frame, blocks * in_block};
   if (setsockopt(socket_, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) != 0) return false;
@@ -203,9 +210,10 @@ unsigned SlotRing::drop_copies(PacketCursor packets, std::uint32_t most, unsigne
 bool SlotRing::is_copy(const std::byte* frame, const PacketView& packet) const {
   const auto& h = *reinterpret_cast<const tpacket2_hdr*>(frame);
   const tpacket3_hdr& other = packet.header();
-  if (h.tp_len != other.tp_len || h.tp_snaplen != other.tp_snaplen ||
-      h.tp_vlan_tci != other.hv1.tp_vlan_tci || h.tp_mac > frame_bytes_ ||
-      h.tp_snaplen > frame_bytes_ - h.tp_mac) {
+  if (h.tp_len != other.tp_len || h.tp_vlan_tci != other.hv1.tp_vlan_tci ||
+      h.tp_mac > frame_bytes_ ||
+      // A slot truncates what is longer (af_packet.c: tpacket_rcv).
+      h.tp_snaplen != std::min(other.tp_snaplen, frame_bytes_ - h.tp_mac)) {
     return false;
   }
   const auto& from = *reinterpret_cast<const sockaddr_ll*>(frame + kFrameAddress);

@@ -36,9 +36,9 @@ class SlotRing {
   static void* operator new(std::size_t bytes) noexcept;
   static void operator delete(void* memory);
 
-  /// Begins to make and map the ring on `socket`, for packets of up to `largest_packet` bytes, in
-  /// about `bytes` of memory. Requires that `socket` is not bound yet and has no ring; from now on
-  /// this object owns it.
+  /// Begins to make and map the ring on `socket`, for packets of up to `largest_packet` bytes,
+  /// in about `bytes` of memory at most. Requires
+  /// that `socket` is not bound yet and has no ring; from now on this object owns it.
   void create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
   /// Waits until the ring is made. Returns false, with errno, if it is unavailable.
   bool wait_until_made();

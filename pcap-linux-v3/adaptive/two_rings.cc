@@ -23,15 +23,22 @@ constexpr std::uint64_t kNsPerMs = 1'000'000;
 
 // ---- Setting up ----
 
-void TwoRings::begin(int socket, int ifindex, bool cooked) {
-  constexpr std::uint64_t kBytes = 4 * kMiB;
-  constexpr std::uint64_t kShare = 1024;  // of free memory, at most
-  frames_ = new SlotRing(cooked ? kCookedHeadroom : kFrameHeadroom);
+void TwoRings::begin(int socket, const pcapv3_slots_request& request) {
+  frames_ = new SlotRing(request.cooked != 0 ? kCookedHeadroom : kFrameHeadroom);
   if (frames_ == nullptr) {
     close(socket);
     return;
   }
-  frames_->create(socket, largest_packet(ifindex), std::min(kBytes, free_memory() / kShare));
+  // The kernel truncates what does not fit, as it does in stock's slots.
+  std::uint64_t packet = largest_packet(request.ifindex);
+  if (request.max_frame != 0) packet = std::min<std::uint64_t>(packet, request.max_frame);
+  constexpr std::uint64_t kBytes = 4 * kMiB;
+  constexpr std::uint64_t kShare = 1024;  // of free memory, at most
+  std::uint64_t bytes = std::min(kBytes, free_memory() / kShare);
+  if (request.buffer_bytes < kStockRingBytes) {
+    bytes = std::min<std::uint64_t>(bytes, request.buffer_bytes);
+  }
+  frames_->create(socket, std::min<std::uint64_t>(packet, request.snapshot), bytes);
 }
 
 bool TwoRings::has_made_frames() {

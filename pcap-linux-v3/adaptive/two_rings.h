@@ -39,9 +39,8 @@ class TwoRings {
 
   // ---- Setting up ----
 
-  /// Begins to make the ring of slots on `socket`, which this object owns from then on, for packets
-  /// of interface `ifindex`.
-  void begin(int socket, int ifindex, bool cooked);
+  /// Begins to make the ring of slots on `socket`, which this object owns from then on.
+  void begin(int socket, const pcapv3_slots_request& request);
   /// Waits for that, and returns whether there is a ring of slots. If not, the debug log says why.
   bool has_made_frames();
   /// Reads both from now on, and waits for them by `wait`. `socket` is the port's own, and the

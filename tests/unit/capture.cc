@@ -159,7 +159,11 @@ Capture::Capture(FeedKind kind, const Options& options)
   pcapv3_reader_set_nonblocking(reader, nonblocking_ ? 1 : 0);
   if (kind == FeedKind::kTwoRings) {
     frames_ = ::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-    pcapv3_reader_begin_frames(reader, ports_[0].port, frames_, ports_[0].ifindex, 0);
+    pcapv3_slots_request request{};
+    request.ifindex = ports_[0].ifindex;
+    request.snapshot = 262144;
+    request.buffer_bytes = 2 << 20;
+    pcapv3_reader_begin_frames(reader, ports_[0].port, frames_, &request);
     REQUIRE(pcapv3_reader_made_frames(reader) == 0);
     kernel.bind(frames_, ports_[0].ifindex);
     REQUIRE(pcapv3_reader_add_frames(reader) == 0);
