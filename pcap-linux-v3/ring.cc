@@ -50,14 +50,14 @@ bool Ring::create(int fd, const Geometry& wanted, bool flow_hash) {
         geometry_ = g;
         return true;
       }
-      // The process has no room for the mapping (RLIMIT_AS). Making a ring and dropping it takes
-      // long, so the steps are larger.
+      // The process has no room for the mapping: RLIMIT_AS, or RLIMIT_MEMLOCK after mlockall(2),
+      // which is EAGAIN. Making a ring and dropping it takes long, so the steps are larger.
       const int error = errno;
       drop(fd);
       errno = error;
       fewer = g.block_count / 2;
     }
-    if (errno != ENOMEM || g.block_count <= kMinBlocks) return false;
+    if ((errno != ENOMEM && errno != EAGAIN) || g.block_count <= kMinBlocks) return false;
     g.block_count = std::max(g.block_count - std::max(fewer, 1u), kMinBlocks);
   }
 }
