@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::uint64_t kMostBlockBytes = 1024 * kMiB;
 constexpr std::uint64_t kMostBlocks = 1 << 24;
-/// The fewest blocks of a ring that can grow: it must go on while one is read and one is filled.
-constexpr std::uint32_t kMinGrowingBlocks = 4;
+/// The fewest blocks of a small ring: it must go on while one is read and one is filled.
+constexpr std::uint64_t kMinBlocks = 4;
 
 /// Returns the number of blocks that a stall of kStallMs uses up at a trickle of traffic, plus the
 /// one that is being read and the one that the kernel is filling.
@@ -37,6 +37,10 @@ std::uint64_t default_bytes(const RingRequest& request) {
 
 bool has_tool_bytes(const RingRequest& request) {
   return request.tool_bytes != 0 && request.tool_bytes != kStockRingBytes;
+}
+
+bool wants_little(const RingRequest& request) {
+  return has_tool_bytes(request) && request.tool_bytes < kStockRingBytes;
 }
 
 std::uint64_t blocks_in(std::uint64_t bytes, std::uint64_t block) {
@@ -88,7 +92,7 @@ std::uint32_t choose_retire(const RingRequest& request) {
 std::uint64_t max_ring_bytes(const RingRequest& request) {
   if (request.set_bytes.bytes != 0) return request.set_bytes.bytes;
   // A program that asks for little wants no more.
-  if (has_tool_bytes(request) && request.tool_bytes < kStockRingBytes) return 0;
+  if (wants_little(request)) return 0;
   return std::max(default_bytes(request), request.tool_bytes);
 }
 
@@ -116,9 +120,9 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
 
   // A ring that starts small rides out what stock's does, and more once it has grown.
   const std::uint64_t needed =
-      request.starts_small
-          ? std::max<std::uint64_t>(blocks_as_stock(request, retire_ms), kMinGrowingBlocks)
-          : blocks_for_stall(retire_ms);
+      request.starts_small ? std::max(blocks_as_stock(request, retire_ms), kMinBlocks)
+      : request.immediate && wants_little(request) ? kMinBlocks
+                                                   : blocks_for_stall(retire_ms);
   std::uint64_t block;
   if (request.set_block.bytes != 0) {
     block = request.set_block.bytes;
@@ -136,6 +140,8 @@ bool choose_geometry(const RingRequest& request, Geometry& geometry, ErrorText& 
     const std::uint64_t min_block = smallest_block(request, needed_block + private_room(request));
     block = std::bit_floor(std::max<std::uint64_t>(bytes / 64, 1));
     block = std::max(std::min(block, kLargestBlockBytes), min_block);
+    // Several ports' blocks are closed early: the more there are, the longer a ring lasts.
+    if (request.max_retire_ms != 0) block = min_block;
     while (blocks_in(bytes, block) < needed && block / 2 >= min_block) block /= 2;
   }
 

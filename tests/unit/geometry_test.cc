@@ -59,6 +59,15 @@ TEST_CASE("the default ring outlasts stock's 8 s at a trickle of packets") {
   CHECK(stall_ms(choose(w)) >= 8000);
 }
 
+TEST_CASE("a ring of one of several ports lasts 4 s at a trickle of packets") {
+  RingRequest w = request();
+  w.max_retire_ms = 8;
+  const Geometry g = choose(w);
+  CHECK(g.ring_bytes() == kDefaultRingBytes);
+  CHECK(g.retire_ms == 8);
+  CHECK(stall_ms(g) >= 4000);
+}
+
 TEST_CASE("on a small machine the default is a 64th of the free memory") {
   RingRequest w = request();
   w.free_bytes = kGiB;
