@@ -25,8 +25,10 @@ constexpr int kFirstInterface = 5;
 class Environment {
  public:
   explicit Environment(const Capture::Options& options) {
-    setenv("PCAPV3_BUFFER", options.buffer, 1);
-    setenv("PCAPV3_RETIRE", "8", 1);
+    if (options.buffer != nullptr) {
+      setenv("PCAPV3_BUFFER", options.buffer, 1);
+      setenv("PCAPV3_RETIRE", "8", 1);
+    }
     setenv("PCAPV3_DRAIN", options.drain ? "on" : "off", 1);
     setenv("PCAPV3_BLOCKING", options.hides_descriptor ? program_invocation_short_name : "off", 1);
   }
@@ -50,6 +52,7 @@ struct Capture::Host {
     view->direction = PCAP_D_INOUT;
     view->ifindex = c.ports_[of(p).index].ifindex;
     view->lo_ifindex = 1;
+    view->promiscuous = c.options_.promiscuous ? 1 : 0;
     view->has_filter = c.has_filter() ? 1 : 0;
     view->filter_here = view->filter_is_whole =
         c.has_filter() && (!c.filters_old_blocks_ || c.old_blocks != 0) ? 1 : 0;
@@ -86,7 +89,7 @@ struct Capture::Host {
                         unsigned short) {
     return the_capture->filter(static_cast<bpf_insn*>(code)->k, bytes, captured);
   }
-  static void ring_replaced(pcap_t*) {}
+  static void ring_replaced(pcap_t* p) { ++of(p).capture->rings_replaced; }
   static unsigned block_filtered(pcap_t* p) {
     Capture& c = *of(p).capture;
     return c.old_blocks == 0 ? 0 : --c.old_blocks;
@@ -183,6 +186,7 @@ Capture::~Capture() {
   pcapv3_wait_for_frames(frames);
   sigaction(SIGUSR1, &before_, nullptr);
   the_capture = nullptr;
+  if (after_close) after_close();
 }
 
 void Capture::open_port(Port& port) {

@@ -34,7 +34,9 @@ class Capture {
     int timeout_ms = 1000;
     bool drain = true;
     bool hides_descriptor = false;  ///< Reads then end by time.
-    const char* buffer = "1M";      ///< This makes eight blocks.
+    const char* buffer = "1M";      ///< This makes eight blocks. Null: the ring starts small and
+                                    ///< grows, and its retire timeout is timeout_ms.
+    bool promiscuous = false;
   };
   static constexpr std::uint64_t kMs = FakeKernel::kMs;
 
@@ -43,6 +45,9 @@ class Capture {
   ~Capture();
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
+
+  /// Runs when everything is closed.
+  std::function<void()> after_close;
 
   // ---- Packets ----
 
@@ -104,6 +109,7 @@ class Capture {
   std::vector<bool> gone;       ///< Ports whose interface is gone.
   std::vector<bool> returning;  ///< Of these, those that can be bound again.
   unsigned looks_after_trouble = 0;
+  unsigned rings_replaced = 0;  ///< How often the host was told so.
   /// Numbers that the filter has rejected.
   std::set<std::uint32_t> rejected;
 
