@@ -155,6 +155,15 @@ bool Resize::take_over(int socket, RingPosition& position, std::uint32_t headroo
   const int flags = fcntl(socket, F_GETFD);
   const int old = fcntl(socket, F_DUPFD_CLOEXEC, 3);
   if (old < 0) return false;
+  // Puts the same socket in its place, to see whether that is possible while there is a way back:
+  // it is not if the program has lowered RLIMIT_NOFILE below the descriptor.
+  const int cloexec = (flags & FD_CLOEXEC) != 0 ? O_CLOEXEC : 0;
+  if (dup3(old, socket, cloexec) < 0) {
+    const int reason = errno;
+    close(old);
+    errno = reason;
+    return false;
+  }
   sockaddr_ll address{};
   socklen_t length = sizeof(address);
   (void)getsockname(socket, reinterpret_cast<sockaddr*>(&address), &length);
@@ -190,7 +199,7 @@ bool Resize::take_over(int socket, RingPosition& position, std::uint32_t headroo
   counts.packets = stored(old) - removed;
   counts.drops = 0;  // the new ring has these packets
   position.replace(ring_, blocks);
-  (void)dup3(spare_, socket, (flags & FD_CLOEXEC) != 0 ? O_CLOEXEC : 0);
+  (void)dup3(spare_, socket, cloexec);
   close(spare_);
   spare_ = old;
   if (promiscuous) (void)change_membership(old, address.sll_ifindex, false);
