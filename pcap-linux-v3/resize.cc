@@ -146,6 +146,7 @@ bool Resize::bind_spare(int socket, bool promiscuous) {
   copy_ignore_outgoing(socket, spare_);
   if (promiscuous && !change_membership(spare_, address.sll_ifindex, true)) return false;
   address.sll_halen = 0;
+  (void)stored(spare_);  // an attempt that failed may have left it with counts
   return bind(spare_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
 }
 
