@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "copies.h"
 #include "setup/fanout.h"
 #include "setup/socket_options.h"
@@ -29,12 +31,20 @@ bool change_membership(int socket, int ifindex, bool add) {
                     &request, sizeof(request)) == 0;
 }
 
-/// Returns the number of packets that the socket has stored since it was last asked.
-unsigned stored(int socket) {
+/// Adds what the socket has stored, and dropped, since it was last asked.
+void add_stored(int socket, unsigned& stored, unsigned& dropped) {
   tpacket_stats_v3 stats{};
   socklen_t length = sizeof(stats);
-  if (getsockopt(socket, SOL_PACKET, PACKET_STATISTICS, &stats, &length) != 0) return 0;
-  return stats.tp_packets - stats.tp_drops;  // the first includes the second (packet_getsockopt)
+  if (getsockopt(socket, SOL_PACKET, PACKET_STATISTICS, &stats, &length) != 0) return;
+  stored += stats.tp_packets - stats.tp_drops;  // the first includes both (packet_getsockopt)
+  dropped += stats.tp_drops;
+}
+
+/// Returns the number of packets before `mark` in a ring of which nothing was read.
+unsigned packets_before(const RingPosition& position, const RingPosition::Mark& mark) {
+  unsigned packets = mark.packets;
+  for (unsigned ahead = 0; ahead < mark.blocks; ++ahead) packets += position.header(ahead).num_pkts;
+  return packets;
 }
 
 /// Keeps signals away, whose handlers may use the handle, from a socket that is being exchanged.
@@ -146,7 +156,8 @@ bool Resize::bind_spare(int socket, bool promiscuous) {
   copy_ignore_outgoing(socket, spare_);
   if (promiscuous && !change_membership(spare_, address.sll_ifindex, true)) return false;
   address.sll_halen = 0;
-  (void)stored(spare_);  // an attempt that failed may have left it with counts
+  unsigned none = 0;
+  add_stored(spare_, none, none);  // an attempt that failed may have left it with counts
   return bind(spare_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
 }
 
@@ -171,7 +182,15 @@ bool Resize::take_over(int socket, RingPosition& position, std::uint32_t headroo
   // A packet that has passed the spare socket's place before that was bound must still find the old
   // one open: hence the grace period. Blocks that were handed over by now have no copies.
   const unsigned before = position.handed_over();
-  if (!bind_spare(socket, promiscuous) || !grace_period.wait() || !bind_to_nothing(old)) {
+  RingPosition other(ring_);
+  other.set_headroom(headroom);
+  unsigned had = 0;
+  bool ok = bind_spare(socket, promiscuous) && grace_period.wait();
+  if (ok) {
+    had = packets_before(other, other.mark());
+    ok = bind_to_nothing(old);
+  }
+  if (!ok) {
     const int reason = errno;
     (void)bind_to_nothing(spare_);
     if (promiscuous) (void)change_membership(spare_, address.sll_ifindex, false);
@@ -182,8 +201,6 @@ bool Resize::take_over(int socket, RingPosition& position, std::uint32_t headroo
   // Binding a socket to something else has waited for all that was under way to it (af_packet.c:
   // packet_do_bind, __unregister_prot_hook). What the new ring counts now is whole after another
   // grace period.
-  RingPosition other(ring_);
-  other.set_headroom(headroom);
   const RingPosition::Mark mark = other.mark();
   (void)grace_period.wait();
   other.set_end(mark);
@@ -197,8 +214,13 @@ bool Resize::take_over(int socket, RingPosition& position, std::uint32_t headroo
   if (blocks > before) {
     removed = remove_copies({sealed, position.index(before), blocks - before}, other, headroom);
   }
-  counts.packets = stored(old) - removed;
-  counts.drops = 0;  // the new ring has these packets
+  // While nobody reads, a ring that is full stays full: either it has dropped nothing before the
+  // spare socket was bound, or everything since, which the new ring has.
+  unsigned stored = 0;
+  unsigned dropped = 0;
+  add_stored(old, stored, dropped);
+  counts.drops = dropped - std::min(dropped, had);
+  counts.packets = stored - removed + counts.drops;
   position.replace(ring_, blocks);
   (void)dup3(spare_, socket, cloexec);
   close(spare_);
