@@ -38,7 +38,8 @@ bool Growth::look(pcapv3_port& port, const GracePeriod& grace_period, bool may_u
   looked_ = counters.blocks;
   if (resize_.is_others()) return stop_looking();
   if (resize_.is_taken_over()) {
-    if (may_unmap && !port.position().has_old()) finish(port);
+    // (While a block of its ring is outstanding, the old socket could not be the spare one.)
+    if (may_unmap && !port.position().has_old() && !port.blocks().holds_old()) finish(port);
     return false;
   }
   const bool stopped = stopped_.load(std::memory_order_relaxed);
@@ -137,6 +138,7 @@ bool Growth::take_over(pcapv3_port& port, int socket, GracePeriod& grace_period)
   return true;
 }
 
+/// Called when nothing of the old ring is used any more.
 void Growth::finish(pcapv3_port& port) {
   if (!is_process_unconfined()) return;
   port.leave_old_ring();

@@ -48,8 +48,6 @@ class Growth {
 
   /// Returns the ring that is read first, before the port's; null if there is none.
   Ring* old_ring() { return resize_.is_taken_over() ? &resize_.old_ring() : nullptr; }
-  /// Must be called when nothing of that ring is used any more.
-  void finish(pcapv3_port& port);
   /// Returns how often the ring has grown.
   unsigned count() const { return count_; }
 
@@ -58,6 +56,7 @@ class Growth {
   static constexpr std::uint64_t kEvery = 4;
 
   bool stop_looking();
+  void finish(pcapv3_port& port);
   void begin(pcapv3_port& port, std::uint64_t bytes);
   void give_up(pcapv3_port& port, const char* reason);
   static bool is_stamped(const pcapv3_port& port);

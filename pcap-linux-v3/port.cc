@@ -52,8 +52,10 @@ pcapv3_port::~pcapv3_port() {
   blocks_.drop_filter();
   // Blocks that another process has acquired never come back here, so the ring does not wait for
   // them.
+  if (!is_own()) return;
   pcapv3::Ring* const old = growth_.old_ring();
-  if (is_own()) blocks_.close(std::move(old != nullptr ? *old : ring_));
+  if (old != nullptr) blocks_.close_old(std::move(*old));
+  blocks_.close(std::move(ring_));
 }
 
 void pcapv3_port::write_summary() {
@@ -275,17 +277,14 @@ std::uint64_t pcapv3_port::backlog_bytes() const {
 }
 
 void pcapv3_port::ring_replaced(unsigned packets, unsigned drops) {
-  blocks_.keep_in(*growth_.old_ring());
+  blocks_.ring_replaced(*growth_.old_ring());
   host_.add_counts(handle_, packets, drops);
   host_.ring_replaced(handle_);
 }
 
 void pcapv3_port::leave_old_ring() {
-  // The summary does not include what is done with outstanding blocks.
   blocks_.collect(counters_);
-  counters_.unwalked += blocks_.uncollected();
-  counters_.outstanding = 0;
-  blocks_.close(std::move(*growth_.old_ring()));
+  blocks_.close_old(std::move(*growth_.old_ring()));
 }
 
 void pcapv3_port::freeze_stats(bool complete) {

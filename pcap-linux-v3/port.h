@@ -115,8 +115,7 @@ struct pcapv3_port {
   /// Must be called when the ring has been replaced; `packets` and `drops` have been counted since
   /// the counts were last asked for.
   void ring_replaced(unsigned packets, unsigned drops);
-  /// Must be called when nothing of the ring before is used any more, but by whoever has acquired
-  /// its blocks.
+  /// Must be called when nothing of the ring before is used any more.
   void leave_old_ring();
 
   // ---- Statistics ----

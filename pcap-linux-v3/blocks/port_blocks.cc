@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "blocks/port_blocks.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "blocks/pool.h"
@@ -9,14 +10,19 @@
 
 namespace pcapv3 {
 
+/// Returns the pool of the ring that is being read.
+BlockPool*& PortBlocks::pool_of(const RingPosition& position) {
+  return position.has_old() ? old_ : pool_;
+}
+
 bool PortBlocks::prepare(pcapv3_port& port) {
-  if (pool_ == nullptr) pool_ = BlockPool::create(port.ring(), port.device());
-  return pool_ != nullptr || port.set_error("no memory for blocks to be acquired");
+  BlockPool*& pool = pool_of(port.position());
+  if (pool == nullptr) pool = BlockPool::create(port.position().ring(), port.device());
+  return pool != nullptr || port.set_error("no memory for blocks to be acquired");
 }
 
 int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block) {
   RingPosition& position = port.position();
-  if (!position.has_old() && port.growth().old_ring() != nullptr) port.growth().finish(port);
   while (position.open()) {
     const PacketCursor& cursor = position.cursor();
     if (cursor.corrupt()) {
@@ -30,6 +36,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     }
     Plan plan = port.plan();
     if (!prepare(port) || !copy_filter(port, plan)) return PCAP_ERROR;
+    BlockPool* const pool = pool_of(position);
     const tpacket_hdr_v1& header = position.header(0);
     const bool losing = (header.block_status & TP_STATUS_LOSING) != 0;
     pcap_v3_info info{};
@@ -46,20 +53,22 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
       for (PacketCursor at = cursor; at.has_packet(); at.next()) last = at;
       info.last.tv_sec = last.packet().header().tp_sec;
       info.last.tv_nsec = last.packet().header().tp_nsec;
-      *block = pool_->acquire_copy(position.ring().block(position.index()), cursor, port.headroom(),
-                                   plan, program_, info);
+      *block = pool->acquire_copy(position.ring().block(position.index()), cursor, port.headroom(),
+                                  plan, program_, info);
       if (*block == nullptr) {
         port.set_error("no memory for the packets of the kernel's block");
         return PCAP_ERROR;
       }
       (void)position.close();
+      max_outstanding_ = std::max(max_outstanding_, outstanding());
       return 1;
     }
     info.last.tv_sec = header.ts_last_pkt.ts_sec;
     info.last.tv_nsec = header.ts_last_pkt.ts_nsec;
-    *block = pool_->acquire(position.index(), cursor, plan, program_, info);
+    *block = pool->acquire(position.index(), cursor, plan, program_, info);
     const std::uint32_t bytes = header.blk_len;
     position.lend();
+    max_outstanding_ = std::max(max_outstanding_, outstanding());
     port.count_block(bytes);
     // The kernel sets this on each block until it is asked for its counts.
     if (losing) port.host().count(port.handle());
@@ -83,18 +92,43 @@ bool PortBlocks::copy_filter(pcapv3_port& port, Plan& plan) {
   return true;
 }
 
-bool PortBlocks::has_outstanding() const { return pool_ != nullptr && pool_->outstanding() != 0; }
+unsigned PortBlocks::outstanding() const {
+  unsigned blocks = 0;
+  for (const BlockPool* const pool : {old_, pool_}) {
+    if (pool != nullptr) blocks += pool->outstanding();
+  }
+  return blocks;
+}
+
+bool PortBlocks::has_outstanding() const { return outstanding() != 0; }
 
 void PortBlocks::collect(Counters& counters) {
-  if (pool_ != nullptr) pool_->collect(counters);
+  for (BlockPool* const pool : {old_, pool_}) {
+    if (pool == nullptr) continue;
+    pool->collect(counters);
+    counters.outstanding = outstanding();
+    counters.max_outstanding = max_outstanding_;
+  }
 }
 
 std::uint64_t PortBlocks::uncollected() const {
-  return pool_ != nullptr ? pool_->uncollected() : 0;
+  std::uint64_t packets = 0;
+  for (const BlockPool* const pool : {old_, pool_}) {
+    if (pool != nullptr) packets += pool->uncollected();
+  }
+  return packets;
 }
 
-void PortBlocks::keep_in(const Ring& ring) {
-  if (pool_ != nullptr) pool_->keep_in(ring);
+void PortBlocks::ring_replaced(const Ring& old) {
+  old_ = std::exchange(pool_, nullptr);
+  if (old_ != nullptr) old_->keep_in(old);
+}
+
+bool PortBlocks::holds_old() const { return old_ != nullptr && old_->outstanding() != 0; }
+
+void PortBlocks::close_old(Ring&& old) {
+  BlockPool* const pool = std::exchange(old_, nullptr);
+  if (pool != nullptr) pool->close(std::move(old));
 }
 
 void PortBlocks::drop_filter() {

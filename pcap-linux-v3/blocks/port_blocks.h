@@ -8,6 +8,7 @@
 
 #include "delivery.h"
 #include "ring.h"
+#include "ring_position.h"
 
 struct pcapv3_port;
 struct pcap_v3_block;
@@ -37,18 +38,27 @@ class PortBlocks {
   /// Returns the number of packets in acquired blocks that are not in the counters yet.
   std::uint64_t uncollected() const;
 
-  /// Must be called when the blocks' ring has moved to `ring`.
-  void keep_in(const Ring& ring);
+  /// Must be called when the port has got another ring, and its own has moved to `old`: blocks of
+  /// that one come first.
+  void ring_replaced(const Ring& old);
+  /// Returns whether the program holds blocks of that ring.
+  bool holds_old() const;
+  /// Must be called when that ring is no longer read: keeps it as long as blocks of it are
+  /// outstanding. Does nothing, and leaves the ring, if none was ever acquired.
+  void close_old(Ring&& old);
   /// Must be called when the handle gets another filter, which blocks acquired from then on use.
   void drop_filter();
-  /// Must be called when the port is closed or gets another ring: keeps `ring` as long as blocks of
-  /// it are outstanding. Does nothing, and leaves the ring, if none was ever acquired.
+  /// Must be called when the port is closed or its ring is thrown away: does the same for that.
   void close(Ring&& ring);
 
  private:
   bool copy_filter(pcapv3_port& port, Plan& plan);
+  BlockPool*& pool_of(const RingPosition& position);
+  unsigned outstanding() const;
 
-  BlockPool* pool_ = nullptr;   // null: no block was asked for yet
+  BlockPool* pool_ = nullptr;  // null: no block was asked for yet
+  BlockPool* old_ = nullptr;   // of the ring before that; null: likewise
+  unsigned max_outstanding_ = 0;
   Program* program_ = nullptr;  // the handle's filter; null: not copied yet
 };
 
