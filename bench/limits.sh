@@ -1,11 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: BSD-3-Clause
-# shellcheck disable=SC2154 # round, here and the settings are run's
+# shellcheck disable=SC2153,SC2154 # WORDS, round and the settings are run's
 # The scenario "limits": what a handle holds while its program is stopped, and what it costs before
 # a packet has come, ours beside stock's; to be sourced by run. see2 is without offloads. A list of
 # interfaces is compared with a handle of stock's for each of them.
-
-limits_ports=4
 
 link_limits() { in_see "$BUILDDIR/bench/sender" see2 0 64; }
 
