@@ -95,6 +95,11 @@ unsigned unlink_marked(tpacket_block_desc* block, PacketCursor at) {
     at.next();
     offset += step;
   }
+  if (removed != 0 && at.corrupt()) {
+    // The rest can't be found from a packet that stays, either: the link is one that is none.
+    constexpr std::uint32_t kNowhere = 1;
+    (before != nullptr ? before->tp_next_offset : header.offset_to_first_pkt) = kNowhere;
+  }
   header.num_pkts -= removed;
   return removed;
 }
