@@ -74,6 +74,7 @@ Resize::~Resize() {
   if (maker_.is_other()) {
     close(spare_);
   } else {
+    if (state_ == State::kMaking) request_stamps(spare_, false);
     clean_up();
   }
 }
