@@ -248,7 +248,7 @@ int pcapv3_reader_hides_descriptor(struct pcapv3_reader* reader, int timeout_ms)
 int pcapv3_reader_watch_descriptor(struct pcapv3_reader* reader);
 
 /* Must be called when the program is given the port's socket, which then stays as it is: its ring
- * no longer grows (growth.h). Any thread may call it. */
+ * no longer grows (growth/growth.h). Any thread may call it. */
 void pcapv3_reader_keep_socket(struct pcapv3_reader* reader);
 
 /* Has all packets of a port in immediate mode come as blocks from now on, for a program that does

@@ -16,7 +16,7 @@
 #include "blocks/port_blocks.h"
 #include "counters.h"
 #include "delivery.h"
-#include "growth.h"
+#include "growth/growth.h"
 #include "host_ops.h"
 #include "module.h"
 #include "process.h"
@@ -105,7 +105,7 @@ struct pcapv3_port {
   pcapv3::PortBlocks& blocks() { return blocks_; }
   const pcapv3::PortBlocks& blocks() const { return blocks_; }
 
-  // ---- Its ring's growth (growth.h) ----
+  // ---- Its ring's growth (growth/growth.h) ----
 
   pcapv3::Growth& growth() { return growth_; }
   /// Returns how many bytes the blocks had that were ever released or acquired, and those that are

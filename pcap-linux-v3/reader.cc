@@ -197,8 +197,8 @@ int pcapv3_reader::run(int max, int delivered, pcap_handler callback, u_char* us
   }
 }
 
-/// Lets the lone port's ring grow, or goes on with that; see growth.h. Returns false, with the
-/// handle's error text, if the socket with the new ring can't be waited for.
+/// Lets the lone port's ring grow, or goes on with that; see growth/growth.h. Returns false, with
+/// the handle's error text, if the socket with the new ring can't be waited for.
 bool pcapv3_reader::look_after_ring() {
   pcapv3_port& port = *ports_.ports[0];
   pcapv3::Growth& growth = port.growth();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The packet sockets that all handles of a process share, besides each one's own: one that provides
-// grace periods (grace_period.h), and one or two spare ones for larger rings (resize.h).
+// grace periods (grace_period.h), and one or two spare ones for larger rings (growth/resize.h).
 //
 // They are opened when a handle is activated, because the process may give up its privileges after
 // that. Handles of different network namespaces share none, because a socket belongs to its

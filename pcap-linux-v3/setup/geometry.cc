@@ -21,14 +21,14 @@ std::uint64_t blocks_for_stall(std::uint32_t retire_ms) {
 }
 
 /// Returns the number of blocks that last as long as stock's ring for the same request, at a
-/// trickle of traffic.
+/// trickle of traffic, besides the one that the kernel is filling.
 std::uint64_t blocks_as_stock(const RingRequest& request, std::uint32_t retire_ms) {
   const std::uint64_t bytes = request.tool_bytes != 0 ? request.tool_bytes : kStockRingBytes;
   const std::uint64_t blocks = (bytes + kStockBlockBytes - 1) / kStockBlockBytes;
   const std::uint64_t timeout_ms =
       request.timeout_ms > 0 ? static_cast<std::uint64_t>(request.timeout_ms) : kStockStallMs;
   const std::uint64_t stall_ms = std::min<std::uint64_t>(blocks * timeout_ms, kStockStallMs);
-  return (stall_ms + retire_ms - 1) / retire_ms;
+  return (stall_ms + retire_ms - 1) / retire_ms + 1;
 }
 
 std::uint64_t default_bytes(const RingRequest& request) {

@@ -9,8 +9,8 @@
 // packets a ring lasts for blocks x timeout and no longer. A short timeout therefore gets many
 // small blocks.
 //
-// A ring that can grow (growth.h) starts small: it holds what stock libpcap's does, in bytes and in
-// time, in about the same memory.
+// A ring that can grow (growth/growth.h) starts small: it holds what stock libpcap's does, in bytes
+// and in time, in about twice the memory.
 #pragma once
 
 #include <cstdint>

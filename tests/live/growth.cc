@@ -13,7 +13,8 @@
 namespace pcapv3::live {
 namespace {
 
-constexpr std::size_t kSmall = std::size_t{4} << 20;
+constexpr std::size_t kSmall = std::size_t{5} << 20;   // no first ring is larger
+constexpr std::size_t kGrown = std::size_t{16} << 20;  // no later one is smaller
 
 /// The bytes of the largest ring that this process has mapped.
 std::size_t ring_bytes() {
@@ -100,7 +101,7 @@ void grow_under_load(const char* device) {
   Traffic one({.size = 200});
   Traffic two({.first = Numbers::kApart, .size = 80});
   CHECK(ring_bytes() <= kSmall, "%zu bytes at first", ring_bytes());
-  read_until_grown(p, numbers, 4 * kSmall);
+  read_until_grown(p, numbers, kGrown);
   const std::uint32_t ends[] = {one.stop() - 1, two.stop() - 1};
   while (!numbers.has(ends[0]) || !numbers.has(ends[1])) read(p, numbers);
   check_counts(p, numbers, std::uint64_t{ends[0]} + 1 + (ends[1] - Numbers::kApart) + 1);
@@ -117,7 +118,7 @@ void after_a_stall() {
   while (numbers.count() + stats_of(p).ps_drop < sent) read(p, numbers);
   std::uint32_t next = sent;
   // What came while nobody read shows that the ring was too small: it grows as frames come.
-  while (ring_bytes() < 4 * kSmall) {
+  while (ring_bytes() < kGrown) {
     sender.send(next, 500, 1400);
     next += 500;
     while (!numbers.has(next - 1)) read(p, numbers);
@@ -136,7 +137,7 @@ void with_a_filter() {
   Packets packets;
   Traffic traffic({.size = 400});
   std::uint32_t due = 1;
-  while (ring_bytes() < 4 * kSmall || due < 200'000) {
+  while (ring_bytes() < kGrown || due < 200'000) {
     for (const Packet& packet : take_count(p, 1000)) {
       const std::uint32_t number = number_of(packet.bytes);
       CHECK(number >= due && number % 2 == 1, "frame %u where %u was due", number, due);
@@ -152,7 +153,7 @@ void blocks() {
   Numbers numbers;
   Traffic traffic({.size = 400});
   std::vector<pcap_v3_block_t*> held;
-  while (ring_bytes() < 4 * kSmall || numbers.count() < 200'000) {
+  while (ring_bytes() < kGrown || numbers.count() < 200'000) {
     pcap_v3_block_t* block = nullptr;
     const int status = pcap_v3_next_block(p, -1, &block);
     CHECK(status == 1, "status %d, %s", status, pcap_geterr(p));
@@ -206,7 +207,7 @@ void nothing_left() {
     const Handle handle = open_capture({.timeout_ms = 100});
     Numbers numbers;
     const Traffic traffic({.size = 400});
-    read_until_grown(handle.get(), numbers, 4 * kSmall);
+    read_until_grown(handle.get(), numbers, kGrown);
   }
   CHECK(count_descriptors() == before, "%zu descriptors, before %zu", count_descriptors(), before);
   CHECK(count_rings() == 0, "%zu rings", count_rings());

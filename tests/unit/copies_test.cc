@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What two rings have both got is removed from the first: all of it, and nothing else.
-#include "pcap-linux-v3/copies.h"
+#include "pcap-linux-v3/growth/copies.h"
 
 #include <algorithm>
 #include <cstring>

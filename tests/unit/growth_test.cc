@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A whole reader whose ring grows: each packet comes once and in the order of its CPU, or is
 // counted, whatever happens meanwhile; what must not grow does not; and nothing is left behind.
-#include "pcap-linux-v3/growth.h"
+#include "pcap-linux-v3/growth/growth.h"
 
 #include <linux/filter.h>
 #include <sys/prctl.h>
@@ -15,9 +15,9 @@
 
 #include "capture.h"
 #include "catch.h"
+#include "pcap-linux-v3/growth/ring_budget.h"
 #include "pcap-linux-v3/include/pcap/linux-v3.h"
 #include "pcap-linux-v3/port.h"
-#include "pcap-linux-v3/setup/ring_budget.h"
 
 namespace pcapv3::test {
 namespace {

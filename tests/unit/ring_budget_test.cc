@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // How much memory all larger rings together may have.
-#include "pcap-linux-v3/setup/ring_budget.h"
+#include "pcap-linux-v3/growth/ring_budget.h"
 
 #include "catch.h"
 

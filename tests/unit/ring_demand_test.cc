@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // How large a ring should be, by rate and by backlog.
-#include "pcap-linux-v3/ring_demand.h"
+#include "pcap-linux-v3/growth/ring_demand.h"
 
 #include "catch.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Growth: lets a port's ring, which is small at first, grow with what it has to hold.
 //
-// This decides when: ring_demand.h says how large the ring should be, setup/ring_budget.h how much
+// This decides when: ring_demand.h says how large the ring should be, ring_budget.h how much
 // memory there is, and resize.h replaces the ring. A growth that is impossible is no error: the
 // capture goes on with the ring that it has, and the debug log says why.
 //
@@ -16,8 +16,8 @@
 #include <cstdint>
 
 #include "grace_period.h"
-#include "resize.h"
-#include "ring_demand.h"
+#include "growth/resize.h"
+#include "growth/ring_demand.h"
 #include "setup/geometry.h"
 
 struct pcapv3_port;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "setup/ring_budget.h"
+#include "growth/ring_budget.h"
 
 #include <sys/resource.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "resize.h"
+#include "growth/resize.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +11,7 @@
 
 #include <algorithm>
 
-#include "copies.h"
+#include "growth/copies.h"
 #include "setup/fanout.h"
 #include "setup/socket_options.h"
 

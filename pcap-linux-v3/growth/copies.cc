@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "copies.h"
+#include "growth/copies.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "growth.h"
+#include "growth/growth.h"
 
 #include <errno.h>
 
@@ -8,8 +8,8 @@
 
 #include "clock.h"
 #include "confinement.h"
+#include "growth/ring_budget.h"
 #include "port.h"
-#include "setup/ring_budget.h"
 
 namespace pcapv3 {
 namespace {
