@@ -106,4 +106,38 @@ TEST_CASE("who has worked for as long as a pause does not sleep") {
   CHECK(pause.due(125 * kMs, 15000, 3) == 0);
 }
 
+TEST_CASE("a small ring's pause is what it holds at more than 10 Gbit/s") {
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs, 4 << 20);
+  std::uint64_t longest_ns;
+  // 32 blocks of 128 KiB, which come 0.3 ms apart: 3.5 Gbit/s.
+  const unsigned count = wakes(pause, 300'000, 1500, longest_ns);
+  CHECK(longest_ns <= (std::uint64_t{4} << 20) * 1000 / WakeupCoalescing::kMilliBytesPerNs);
+  CHECK(longest_ns < 3 * kMs);
+  CHECK(count < 3000);
+}
+
+TEST_CASE("a ring that is too small for a pause has none") {
+  // It would be full in 64 us.
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs, 128 << 10);
+  pause.woke(100 * kMs);
+  (void)pause.due(100 * kMs, 5000, 1);
+  pause.woke(101 * kMs);
+  CHECK(pause.due(101 * kMs + 81'920, 10000, 2) == 0);
+  WakeupCoalescing none = pause_of(WakeupCoalescing::kLongestNs, 0);
+  std::uint64_t longest_ns;
+  CHECK(wakes(none, 2 * kMs, 5000, longest_ns) >= 499);
+}
+
+TEST_CASE("a ring that is larger now allows a longer pause") {
+  WakeupCoalescing pause = pause_of(WakeupCoalescing::kLongestNs, 2 << 20);
+  std::uint64_t longest_ns;
+  const unsigned before = wakes(pause, kMs, 5000, longest_ns);
+  pause.add(kRing, 256, WakeupCoalescing::kLongestNs);  // the smaller one still counts
+  CHECK(wakes(pause, kMs, 5000, longest_ns) + 2 >= before);
+  pause.forget_rings();
+  pause.add(kRing, 256, WakeupCoalescing::kLongestNs);
+  CHECK(wakes(pause, kMs, 5000, longest_ns) < before / 5);
+  CHECK(longest_ns <= WakeupCoalescing::kLongestNs);
+}
+
 }  // namespace pcapv3::test

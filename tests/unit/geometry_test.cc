@@ -251,4 +251,145 @@ TEST_CASE("a private area in a block of a set size has what the largest packet l
                           std::to_string(room) + " would fit");
 }
 
+// A ring that starts small and grows.
+
+namespace {
+
+RingRequest small_request() {
+  RingRequest w = request();
+  w.grows = w.starts_small = true;
+  return w;
+}
+
+/// Returns how long stock's ring lasts at a trickle: blocks of 256 KiB (pcap-linux.c: create_ring),
+/// each for the timeout; without one, a block is kept until it is full. Up to 8 s of this count.
+std::uint64_t stock_stall_ms(const RingRequest& w) {
+  const std::uint64_t bytes = w.tool_bytes != 0 ? w.tool_bytes : 2 * kMiB;
+  const std::uint64_t blocks = std::max<std::uint64_t>(bytes / (256 * kKiB), 1);
+  const std::uint64_t timeout = w.timeout_ms > 0 ? static_cast<unsigned>(w.timeout_ms) : 8000;
+  return std::min<std::uint64_t>(blocks * timeout, 8000);
+}
+
+}  // namespace
+
+TEST_CASE("small: without a request, 32 blocks of 128 KiB that last 8 s") {
+  RingRequest w = small_request();
+  w.tool_bytes = GENERATE(std::uint64_t{0}, kStockRingBytes);
+  w.timeout_ms = GENERATE(0, 250, 1000, 10000);
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes == 128 * kKiB);
+  CHECK(g.block_count == 32);
+  CHECK(g.retire_ms == 250);
+}
+
+TEST_CASE("small: a ring holds what stock's does, in time and in bytes") {
+  RingRequest w = small_request();
+  w.timeout_ms = GENERATE(1, 10, 100, 1000, 10000, 0, -1);
+  w.tool_bytes = GENERATE(std::uint64_t{0}, 64 * kKiB, 128 * kKiB, 256 * kKiB, 1 * kMiB, 2 * kMiB,
+                          3 * kMiB, 4 * kMiB, 8 * kMiB, 32 * kMiB);
+  w.largest_packet = GENERATE(std::uint64_t{1500}, 65536 + 256);
+  CAPTURE(w.timeout_ms, w.tool_bytes, w.largest_packet);
+  const Geometry g = choose(w);
+  CHECK(std::uint64_t{g.block_count} * g.retire_ms >= stock_stall_ms(w));
+  CHECK(g.ring_bytes() >= std::max(w.tool_bytes, std::uint64_t{1}));
+  CHECK(g.retire_ms <= kMaxDelayMs);
+  if (w.timeout_ms > 0) CHECK(g.retire_ms <= static_cast<unsigned>(w.timeout_ms));
+  CHECK(g.block_count >= 4);
+  CHECK(g.block_bytes >= w.largest_packet + 176);
+  // Time that has to be held costs blocks, and nothing else costs memory.
+  const std::uint64_t for_time = (stock_stall_ms(w) + g.retire_ms - 1) / g.retire_ms;
+  const std::uint64_t asked =
+      w.tool_bytes == 0 || w.tool_bytes == kStockRingBytes ? kSmallRingBytes : w.tool_bytes;
+  CHECK(g.ring_bytes() <
+        std::max(asked, std::max<std::uint64_t>(for_time, 4) * g.block_bytes) + g.block_bytes);
+}
+
+TEST_CASE("small: the requests of programs, as they were before") {
+  struct Row {
+    std::uint64_t tool_bytes;
+    int timeout_ms;
+    std::uint32_t block_count;
+    std::uint32_t retire_ms;
+  };
+  const Row row = GENERATE(Row{0, 1, 32, 1}, Row{0, 10, 32, 10}, Row{0, 100, 32, 100},
+                           Row{64 * kKiB, 1000, 4, 250}, Row{128 * kKiB, 10, 4, 10},
+                           Row{128 * kKiB, 10000, 32, 250}, Row{256 * kKiB, 0, 32, 250},
+                           Row{4 * kMiB, 1000, 32, 250}, Row{4 * kMiB, 10, 32, 10});
+  RingRequest w = small_request();
+  w.tool_bytes = row.tool_bytes;
+  w.timeout_ms = row.timeout_ms;
+  CAPTURE(row.tool_bytes, row.timeout_ms);
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes == 128 * kKiB);
+  CHECK(g.block_count == row.block_count);
+  CHECK(g.retire_ms == row.retire_ms);
+}
+
+TEST_CASE("small: with BIG TCP, blocks hold its packets, and the ring what stock's does") {
+  RingRequest w = small_request();
+  w.largest_packet = GENERATE(128 * kKiB, 512 * kKiB + 256);
+  w.timeout_ms = GENERATE(1, 10, 1000, 0);
+  CAPTURE(w.largest_packet, w.timeout_ms);
+  const Geometry g = choose(w);
+  CHECK(g.block_bytes >= w.largest_packet + 176);
+  CHECK(g.block_count >= 4);
+  CHECK(std::uint64_t{g.block_count} * g.retire_ms >= stock_stall_ms(w));
+  CHECK(g.ring_bytes() <= 32 * kMiB);
+}
+
+TEST_CASE("small: a small host's ring is not larger than its share") {
+  RingRequest w = small_request();
+  w.free_bytes = GENERATE(std::uint64_t{0}, 64 * kMiB, 128 * kMiB);
+  w.timeout_ms = GENERATE(10, 1000);
+  const Geometry g = choose(w);
+  CHECK(g.ring_bytes() <= std::max(kStockRingBytes, w.free_bytes / 32));
+  CHECK(g.block_count >= 4);
+  // What the default size can't hold in time is what the retire timeout is lengthened for.
+  CHECK(stall_ms(g) >= (w.timeout_ms == 10 ? 80u : 250u));
+  CHECK(max_ring_bytes(w) == kStockRingBytes);
+}
+
+TEST_CASE("small: PCAPV3_RETIRE and a private area are followed") {
+  RingRequest w = small_request();
+  w.set_retire_ms = 20;
+  Geometry g = choose(w);
+  CHECK(g.retire_ms == 20);
+  CHECK(g.block_count * 20 >= 8000);
+  w = small_request();
+  w.private_bytes = 65535;
+  g = choose(w);
+  CHECK(g.block_bytes == 256 * kKiB);
+  CHECK(g.block_count * g.retire_ms >= 8000);
+}
+
+TEST_CASE("small: a ring grows to the default size, or to what the program asks for") {
+  RingRequest w = small_request();
+  CHECK(max_ring_bytes(w) == kDefaultRingBytes);
+  w.tool_bytes = kStockRingBytes;
+  CHECK(max_ring_bytes(w) == kDefaultRingBytes);
+  w.tool_bytes = GENERATE(4 * kMiB, 32 * kMiB);
+  CHECK(max_ring_bytes(w) == kDefaultRingBytes);
+  w.tool_bytes = 100 * kMiB;
+  CHECK(max_ring_bytes(w) == 100 * kMiB);
+  w.tool_bytes = GENERATE(64 * kKiB, 1 * kMiB, 2 * kMiB - 1);
+  CHECK(max_ring_bytes(w) == 0);
+  w.set_bytes = set(8 * kMiB);
+  CHECK(max_ring_bytes(w) == 8 * kMiB);
+}
+
+TEST_CASE("small: a ring that has grown has the retire timeout it had, and more of everything") {
+  RingRequest w = small_request();
+  w.timeout_ms = GENERATE(1, 10, 100, 1000, 0);
+  const Geometry before = choose(w);
+  w.tool_bytes = GENERATE(16 * kMiB, 64 * kMiB);
+  w.starts_small = false;
+  const Geometry g = choose(w);
+  CAPTURE(w.timeout_ms, w.tool_bytes);
+  CHECK(g.retire_ms == before.retire_ms);
+  CHECK(g.ring_bytes() >= w.tool_bytes);
+  CHECK(g.ring_bytes() <= kDefaultRingBytes);
+  CHECK(g.block_count >= before.block_count);
+  CHECK(stall_ms(g) >= kStallMs);
+}
+
 }  // namespace pcapv3

@@ -306,4 +306,256 @@ TEST_CASE("a block that is kept, to make the socket readable, is not one to read
   CHECK(position.open());
 }
 
+// A ring that is replaced by another one.
+
+namespace {
+
+/// A ring of four blocks and one of eight. Packets' first bytes count on from ring to ring.
+struct Replaced {
+  TestRing ring{4};
+  TestRing other{8};
+  RingPosition position{ring.ring()};
+  std::uint8_t next = 0;
+
+  Replaced() { position.set_headroom(kHeadroom); }
+  /// Hands over block number `number`, counted from 1, of the old ring, or of the new one.
+  void hand_over(TestRing& to, unsigned blocks, unsigned number, unsigned packets) {
+    to.hand_over((number - 1) % blocks, packets, next, number);
+    next = static_cast<std::uint8_t>(next + packets);
+  }
+  void old(unsigned number, unsigned packets) { hand_over(ring, 4, number, packets); }
+  /// (After replace(), the memory of the second ring is in the first one's place.)
+  void fresh(unsigned number, unsigned packets) { hand_over(*at_, 8, number, packets); }
+  void replace(unsigned blocks) {
+    position.replace(other.ring(), blocks);
+    at_ = &ring;
+  }
+  /// Reads what there is. The sequence must go on by one from block to block.
+  Numbers read() {
+    Numbers read;
+    while (position.open()) {
+      CHECK(position.sequence(0) == ++sequence);
+      for (; position.cursor().has_packet(); position.cursor().next()) {
+        read.push_back(position.cursor().packet().bytes()[0]);
+      }
+      position.close();
+    }
+    return read;
+  }
+  std::uint64_t sequence = 0;
+
+ private:
+  TestRing* at_ = &other;
+};
+
+Numbers up_to(int count, int first = 0) {
+  Numbers numbers;
+  for (int i = first; i < count; ++i) numbers.push_back(i);
+  return numbers;
+}
+
+}  // namespace
+
+TEST_CASE("replace: with nothing left, the new ring is next, and the sequence goes on") {
+  Replaced r;
+  const unsigned before = GENERATE(0u, 1u, 3u, 4u, 7u);
+  for (unsigned n = 1; n <= before; ++n) {
+    r.old(n, 2);
+    CHECK(r.read().size() == 2);
+  }
+  r.fresh(1, 3);
+  r.replace(0);
+  CHECK_FALSE(r.position.has_old());
+  CHECK(r.position.block_count() == 8);
+  CHECK(r.position.index() == 0);
+  CHECK(r.position.sequence(0) == before + 1);
+  CHECK(r.read().size() == 3);
+  r.fresh(2, 1);
+  CHECK(r.read().size() == 1);
+  CHECK(r.sequence == before + 2);
+}
+
+TEST_CASE("replace: what is left in the old ring comes first, one block or all") {
+  Replaced r;
+  const unsigned read = GENERATE(0u, 1u, 3u, 6u);
+  const unsigned left = GENERATE(1u, 2u, 4u);
+  for (unsigned n = 1; n <= read; ++n) {
+    r.old(n, 1);
+    (void)r.read();
+  }
+  for (unsigned n = 1; n <= left; ++n) r.old(read + n, 2);
+  r.fresh(1, 3);
+  r.fresh(2, 1);
+  r.replace(left);
+  CHECK(r.position.has_old());
+  CHECK(r.position.handed_over() == left + 2);
+  CHECK(&r.position.ring() == &r.other.ring());
+  CHECK(r.position.filling() == read + left + 3);
+  for (unsigned ahead = 0; ahead < left + 2; ++ahead) {
+    CHECK(r.position.has(ahead));
+    CHECK(r.position.sequence(ahead) == read + ahead + 1);
+    CHECK(r.position.index(ahead) == (ahead < left ? (read + ahead) % 4 : ahead - left));
+    CHECK(r.position.begun(ahead) == 0);
+  }
+  CHECK_FALSE(r.position.has(left + 2));
+  CHECK(r.position.kernel_has_packets());
+  const int first = static_cast<int>(read);
+  CHECK(r.read() == up_to(first + static_cast<int>(2 * left) + 4, first));
+  CHECK_FALSE(r.position.has_old());
+  CHECK(&r.position.ring() == &r.ring.ring());
+  CHECK(r.position.index() == 2);
+  // The old ring's blocks are nobody's any more: nothing is written to them.
+  for (unsigned n = 1; n <= left; ++n) CHECK_FALSE(r.other.is_kernels((read + n - 1) % 4));
+  // And round the new ring.
+  for (unsigned n = 3; n < 20; ++n) {
+    r.fresh(n, 1);
+    CHECK(r.read().size() == 1);
+  }
+}
+
+TEST_CASE("replace: a block that is open, and half read, is read on") {
+  Replaced r;
+  r.old(1, 4);
+  r.old(2, 1);
+  r.fresh(1, 2);
+  REQUIRE(r.position.open());
+  r.position.cursor().next();
+  r.position.cursor().next();
+  r.replace(2);
+  CHECK(r.position.is_open());
+  REQUIRE(r.position.open());
+  CHECK(r.position.cursor().left() == 2);
+  CHECK(r.read() == Numbers{2, 3, 4, 5, 6});
+}
+
+TEST_CASE("replace: of a block that a drain has read in part, the rest comes") {
+  Replaced r;
+  r.old(1, 3);
+  r.ring.ring().give_back(0);
+  const bool anything = GENERATE(false, true);
+  r.position.set_end(r.position.mark());
+  REQUIRE(r.position.open());
+  while (r.position.cursor().has_packet()) r.position.cursor().next();
+  CHECK_FALSE(r.position.close());
+  r.position.clear_end();
+  CHECK(r.position.begun(0) == 3);
+  // The kernel's block as resize.cc closes it.
+  r.next = 0;
+  r.old(1, anything ? 5 : 3);
+  r.fresh(1, 1);
+  r.replace(1);
+  CHECK(r.position.begun(0) == 3);
+  CHECK(r.read() == (anything ? Numbers{3, 4, 5} : Numbers{3}));
+  CHECK(r.position.begun(0) == 0);
+}
+
+TEST_CASE("replace: what a drain has read of a block that holds nothing more is forgotten") {
+  Replaced r;
+  r.old(1, 3);
+  CHECK(r.read() == up_to(3));
+  r.replace(0);
+  r.fresh(1, 2);
+  CHECK(r.position.begun(0) == 0);
+  CHECK(r.read() == Numbers{3, 4});
+}
+
+TEST_CASE("replace: a mark counts both rings, and a drain ends in the new one") {
+  Replaced r;
+  const unsigned left = GENERATE(0u, 1u, 3u);
+  for (unsigned n = 1; n <= left; ++n) r.old(n, 2);
+  r.fresh(1, 1);
+  r.fresh(2, 3);
+  r.other.ring().give_back(1);
+  r.replace(left);
+  const RingPosition::Mark mark = r.position.mark();
+  CHECK(mark.blocks == left + 1);
+  CHECK(mark.packets == 3);
+  CHECK(mark.sequence == 2);
+  CHECK(r.position.is_final(mark));
+  r.position.set_end(mark);
+  Numbers read;
+  while (r.position.open()) {
+    for (; r.position.cursor().has_packet(); r.position.cursor().next()) {
+      read.push_back(r.position.cursor().packet().bytes()[0]);
+    }
+    if (!r.position.close()) break;
+  }
+  CHECK(read == up_to(static_cast<int>(2 * left) + 4));
+  CHECK(r.position.at_end());
+  r.position.clear_end();
+  r.next = static_cast<std::uint8_t>(r.next - 3);
+  r.fresh(2, 4);
+  r.sequence = left + 1;
+  CHECK(r.read() == Numbers{static_cast<int>(2 * left) + 4});
+}
+
+TEST_CASE("replace: a mark may end in the old ring") {
+  Replaced r;
+  r.old(1, 2);
+  r.old(2, 2);
+  r.replace(2);
+  const RingPosition::Mark mark = r.position.mark();
+  CHECK(mark.blocks == 2);
+  CHECK(mark.packets == 0);
+  r.position.set_end(mark);
+  r.fresh(1, 1);
+  CHECK_FALSE(r.position.has(2));
+  CHECK(r.read() == up_to(4));
+  CHECK(r.position.at_end());
+  r.position.clear_end();
+  CHECK(r.read() == Numbers{4});
+}
+
+TEST_CASE("replace: lent blocks of the old ring do not count in the new one") {
+  Replaced r;
+  for (unsigned n = 1; n <= 3; ++n) r.old(n, 1);
+  REQUIRE(r.position.open());
+  r.position.lend();
+  const bool later = GENERATE(false, true);
+  if (!later) {
+    REQUIRE(r.position.open());
+    r.position.lend();
+  }
+  r.replace(later ? 2 : 1);
+  r.fresh(1, 1);
+  if (later) {
+    REQUIRE(r.position.open());
+    r.position.lend();
+  }
+  REQUIRE(r.position.open());
+  r.position.lend();
+  CHECK_FALSE(r.position.has_old());
+  for (unsigned n = 0; n < 3; ++n) CHECK_FALSE(r.other.is_kernels(n));
+  // The new ring's numbers begin anew: none of its blocks is one that was lent.
+  CHECK(r.position.has(0));
+  REQUIRE(r.position.open());
+  CHECK(r.position.cursor().packet().bytes()[0] == 3);
+  CHECK(r.position.sequence(0) == 4);
+  r.position.lend();
+  CHECK_FALSE(r.ring.is_kernels(0));
+  CHECK_FALSE(r.position.has(0));
+}
+
+TEST_CASE("replace: twice") {
+  Replaced r;
+  r.old(1, 1);
+  r.old(2, 1);
+  r.replace(2);
+  r.fresh(1, 2);
+  CHECK(r.read() == up_to(4));
+  TestRing third(3);
+  third.hand_over(0, 2, 6, 1);
+  r.fresh(2, 2);
+  r.position.replace(third.ring(), 1);
+  CHECK(r.position.block_count() == 3);
+  CHECK(r.position.filling() == 6);
+  CHECK(r.read() == up_to(8, 4));
+  CHECK(r.sequence == 5);
+  SECTION("restart() forgets all of it") {
+    r.position.restart();
+    CHECK(r.position.sequence(0) == 1);
+    CHECK_FALSE(r.position.has_old());
+  }
+}
+
 }  // namespace pcapv3::test
