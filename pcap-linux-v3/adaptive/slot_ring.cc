@@ -17,8 +17,6 @@
 namespace pcapv3 {
 namespace {
 
-/// Enough slots for what comes while a reader is woken; more would delay the switch to blocks.
-constexpr std::uint64_t kMostFrames = 64;
 constexpr std::uint64_t kFewestFrames = 4;
 constexpr std::uint32_t kPageBlockBytes = 1 << 20;
 constexpr std::uint32_t kStagedBlockBytes = 1 << 18;
@@ -51,10 +49,12 @@ SlotRing::~SlotRing() {
   unmake();
 }
 
-void SlotRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes) {
+void SlotRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes,
+                      std::uint64_t max_slots) {
   socket_ = socket;
   largest_packet_ = largest_packet;
   wanted_bytes_ = bytes;
+  max_slots_ = max_slots;
   background_.start(
       [](void* of) -> void* {
         auto* ring = static_cast<SlotRing*>(of);
@@ -93,7 +93,7 @@ bool SlotRing::make() {
   constexpr std::uint32_t kHeaders = TPACKET_ALIGN(kFrameHeaderBytes + 16) + 16;
   auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet_));
   const auto wanted = static_cast<std::uint32_t>(
-      std::clamp((wanted_bytes_ + frame - 1) / frame, kFewestFrames, kMostFrames));
+      std::clamp((wanted_bytes_ + frame - 1) / frame, kFewestFrames, max_slots_));
   std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
   std::uint32_t in_block = block / frame;
   if (in_block > wanted) {

@@ -37,9 +37,10 @@ class SlotRing {
   static void operator delete(void* memory);
 
   /// Begins to make and map the ring on `socket`, for packets of up to `largest_packet` bytes,
-  /// in about `bytes` of memory at most. Requires
+  /// in about `bytes` of memory, with `max_slots` slots at most. Requires
   /// that `socket` is not bound yet and has no ring; from now on this object owns it.
-  void create(int socket, std::uint64_t largest_packet, std::uint64_t bytes);
+  void create(int socket, std::uint64_t largest_packet, std::uint64_t bytes,
+              std::uint64_t max_slots);
   /// Waits until the ring is made. Returns false, with errno, if it is unavailable.
   bool wait_until_made();
   /// Begins to close the ring. Only the position, which is empty, may be used afterwards.
@@ -103,6 +104,7 @@ class SlotRing {
   const std::uint32_t headroom_;
   std::uint64_t largest_packet_ = 0;
   std::uint64_t wanted_bytes_ = 0;
+  std::uint64_t max_slots_ = 0;
   int error_ = 0;  // errno of make()
   int socket_ = -1;
   std::byte* base_ = nullptr;

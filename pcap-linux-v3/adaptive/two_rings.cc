@@ -34,11 +34,15 @@ void TwoRings::begin(int socket, const pcapv3_slots_request& request) {
   if (request.max_frame != 0) packet = std::min<std::uint64_t>(packet, request.max_frame);
   constexpr std::uint64_t kBytes = 4 * kMiB;
   constexpr std::uint64_t kShare = 1024;  // of free memory, at most
+  // Enough for what comes while a reader is woken: more would delay the switch to blocks.
+  std::uint64_t max_slots = 64;
   std::uint64_t bytes = std::min(kBytes, free_memory() / kShare);
   if (request.buffer_bytes < kStockRingBytes) {
+    // A small request gets few blocks, so it has as many slots as stock libpcap's ring.
     bytes = std::min<std::uint64_t>(bytes, request.buffer_bytes);
+    max_slots = kStockRingBytes;
   }
-  frames_->create(socket, std::min<std::uint64_t>(packet, request.snapshot), bytes);
+  frames_->create(socket, std::min<std::uint64_t>(packet, request.snapshot), bytes, max_slots);
 }
 
 bool TwoRings::has_made_frames() {

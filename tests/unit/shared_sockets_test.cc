@@ -12,7 +12,7 @@
 
 #include "catch.h"
 #include "fake_kernel.h"
-#include "pcap-linux-v3/resize.h"
+#include "pcap-linux-v3/growth/resize.h"
 
 namespace pcapv3::test {
 namespace {
