@@ -54,14 +54,14 @@ struct SharedSockets::Entry {
 };
 
 // A process with handles in more namespaces at once gets no larger rings in the others.
-SharedSockets::Entry SharedSockets::table_[16];
+SharedSockets::Entry SharedSockets::table[16];
 
 bool SharedSockets::open() {
   if (is_open()) return true;
   // Without /proc, all handles are taken to be in one namespace of their own kind.
   struct stat space {};
   (void)stat("/proc/thread-self/ns/net", &space);
-  for (Entry& entry : table_) {
+  for (Entry& entry : table) {
     if (!entry.join()) continue;
     if (entry.device == space.st_dev && entry.inode == space.st_ino) {
       entry_ = &entry;
@@ -71,7 +71,7 @@ bool SharedSockets::open() {
   }
   const int grace = open_socket(SOCK_RAW);
   if (grace < 0) return false;
-  for (Entry& entry : table_) {
+  for (Entry& entry : table) {
     if (!entry.claim()) continue;
     entry.grace = grace;
     entry.device = space.st_dev;

@@ -45,7 +45,7 @@ class SharedSockets {
 
   Entry* entry_ = nullptr;
 
-  static Entry table_[];
+  static Entry table[];
 };
 
 }  // namespace pcapv3
