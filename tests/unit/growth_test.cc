@@ -25,6 +25,14 @@ namespace {
 constexpr std::uint64_t kMs = Capture::kMs;
 using Call = FakeKernel::Call;
 
+/// Returns whether all that was reserved of the budget has been released.
+bool is_nothing_reserved() {
+  release_ring(1);
+  const bool none = !reserve_ring(0);  // as less than nothing is more than there is
+  release_ring(0 - std::uint64_t{1});
+  return none;
+}
+
 /// A capture whose ring grows, and packets that come by several CPUs: a packet's number has its CPU
 /// in the upper byte, and counts the packets of that.
 class Growing {
@@ -36,6 +44,7 @@ class Growing {
       CHECK(c.kernel.descriptors() == 0);
       CHECK(c.kernel.mappings() == 0);
       CHECK(c.kernel.sockets() == 0);
+      CHECK(is_nothing_reserved());
     };
   }
 
@@ -252,6 +261,99 @@ TEST_CASE("growth: a ring that was full grows, and what was dropped is counted")
   CHECK(counters.delivered == g.c.got.size());
 }
 
+TEST_CASE("growth: what is dropped around the exchange is counted, once") {
+  Growing g;
+  const bool is_full = GENERATE(false, true);
+  const bool in_parts = GENERATE(false, true);
+  CAPTURE(is_full, in_parts);
+  g.fill();
+  while (!g.c.kernel.stamps_for_all()) REQUIRE(g.c.read(1) == 1);
+  const auto overrun = [&] {
+    for (int i = 0; i < 10'000 && !g.c.port(0)->position().has(g.blocks() - 1); ++i) g.send();
+    g.send_many(20);
+    if (in_parts && g.is_free(1)) g.send_in_parts(1, 500, 0);
+  };
+  overrun();
+  g.c.kernel.in_grace_period = [&] { g.send_many(7); };
+  if (is_full) {
+    g.c.in_callback = [&](std::uint32_t) {
+      if (g.growths() == 0) overrun();
+    };
+  }
+  for (int i = 0; i < 10'000 && g.growths() == 0; ++i) (void)g.c.read();
+  CHECK(g.growths() == 1);
+  g.finish();
+  g.check_order();
+  const Counters counters = g.c.counters();
+  CHECK(counters.received == g.sent());
+  CHECK(counters.delivered == g.c.got.size());
+  CHECK(counters.dropped == g.sent() - g.c.got.size());
+  CHECK(counters.dropped >= 20);
+}
+
+TEST_CASE("growth: none during a drain") {
+  Growing g;
+  g.fill();
+  while (!g.c.kernel.stamps_for_all()) REQUIRE(g.c.read(1) == 1);
+  g.send_many(1000);
+  g.c.break_in_handler();
+  int status = 0;
+  while (status >= 0) {
+    status = g.c.read(300);
+    CHECK(g.growths() == 0);
+  }
+  CHECK(status == PCAP_ERROR_BREAK);
+  CHECK(g.c.got.size() == g.sent());
+  g.c.set_nonblocking(true);
+  for (int i = 0; i < 5000 && g.growths() == 0; ++i) {
+    g.send();
+    (void)g.c.read();
+  }
+  CHECK(g.growths() == 1);
+  g.finish();
+  g.check_all();
+}
+
+TEST_CASE("growth: signals wait until the sockets are exchanged") {
+  Growing g;
+  g.fill();
+  bool broken = false;
+  g.c.kernel.in_grace_period = [&] {
+    if (std::exchange(broken, true)) return;  // it may be the drain's
+    g.c.break_in_handler();
+    CHECK_FALSE(g.c.break_flag_is_set());
+  };
+  for (int i = 0; i < 20'000 && g.growths() == 0; ++i) {
+    g.send();
+    if (g.c.read(1) == PCAP_ERROR_BREAK) broken = false;
+  }
+  CHECK(g.growths() == 1);
+  g.finish();
+  g.check_all();
+}
+
+TEST_CASE("growth: a packet of the old ring stays while a callback reads on") {
+  Growing g;
+  g.grow();
+  g.send_many(9000);
+  bool nested = false;
+  g.c.in_callback = [&](std::uint32_t number) {
+    if (std::exchange(nested, true)) return;
+    const u_char* const bytes = g.c.last_bytes;
+    while (g.c.port(0)->position().has_old()) REQUIRE(g.c.read(1) == 1);
+    for (int i = 0; i < 3000; ++i) REQUIRE(g.c.read(1) == 1);
+    CHECK(g.c.kernel.mappings() == 2);
+    CHECK(number_of(bytes, 1000) == number);
+  };
+  REQUIRE(g.c.port(0)->position().has_old());
+  CHECK(g.c.read(1) == 1);
+  CHECK(nested);
+  g.c.in_callback = nullptr;
+  g.finish();
+  CHECK(g.c.kernel.mappings() == 1);
+  g.check_all();
+}
+
 TEST_CASE("growth: a packet under way during the exchange comes once") {
   Growing g;
   const unsigned in_wait = GENERATE(0u, 1u, 2u, 3u, 4u);
@@ -303,13 +405,27 @@ TEST_CASE("growth: nothing happens before packets have the stamps of all sockets
   }
   CHECK(g.growths() == 0);
   CHECK(g.c.kernel.grace_periods() == waits);
-  // None come for seconds: another handle may have the spare socket now.
-  g.c.kernel.pass(3000 * kMs);
-  g.c.kernel.failure = [](Call call) { return call == Call::kMakeRing ? ENOMEM : 0; };
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     g.send();
     (void)g.c.read(1);
   }
+  CHECK(g.growths() == 1);
+  g.finish();
+  g.check_all();
+}
+
+TEST_CASE("growth: packets without the stamps of all sockets are not waited for long") {
+  Growing g;
+  g.fill();
+  while (!g.c.kernel.stamps_for_all()) REQUIRE(g.c.read(1) == 1);
+  g.c.kernel.pass(3000 * kMs);
+  for (int i = 0; i < 1000; ++i) REQUIRE(g.c.read(1) == 1);
+  CHECK(g.growths() == 0);
+  CHECK_FALSE(g.c.kernel.stamps_for_all());
+  g.c.read_all();
+  CHECK(g.c.kernel.mappings() == 1);
+  g.c.kernel.pass(10'000 * kMs);
+  g.grow();
   g.finish();
   g.check_all();
 }
@@ -423,6 +539,31 @@ TEST_CASE("growth: blocks that are outstanding stay as they are") {
   CHECK(g.c.kernel.mappings() == 1);
   CHECK(g.c.kernel.descriptors() == 3);
   g.grow();
+  g.finish();
+  g.check_all();
+}
+
+TEST_CASE("growth: a wait for a block sees the new socket's") {
+  Growing g;
+  g.fill();
+  pcap_v3_block* block = nullptr;
+  const auto acquire = [&](int timeout_ms) {
+    if (g.c.acquire(timeout_ms, &block) != 1) return false;
+    g.c.walk(block);
+    g.c.release(block);
+    return true;
+  };
+  for (int i = 0; i < 1000 && g.growths() == 0; ++i) {
+    g.send_many(50);
+    (void)acquire(0);
+  }
+  REQUIRE(g.growths() == 1);
+  while (acquire(300)) {
+  }
+  g.c.kernel.at(10 * kMs, [&] { g.send_many(1000); });
+  const std::uint64_t before = g.c.kernel.now_ns();
+  CHECK(acquire(5000));
+  CHECK(g.c.kernel.now_ns() - before < 20 * kMs);
   g.finish();
   g.check_all();
 }
