@@ -248,7 +248,7 @@ void pcapv3_port::begin_read() {
 void pcapv3_port::release_block() {
   const tpacket_hdr_v1& block = position_.header(0);
   const std::uint32_t packets = block.num_pkts;
-  const std::uint32_t bytes = block.blk_len;
+  const std::uint32_t bytes = used_bytes(block);
   if (!position_.close()) return;
   packets_in_blocks_ += packets;
   count_block(bytes);
@@ -271,9 +271,15 @@ std::uint64_t pcapv3_port::backlog_bytes() const {
   const unsigned half = position_.block_count() / 2;
   std::uint64_t bytes = 0;
   for (unsigned ahead = 0; position_.has(half) && ahead <= half; ++ahead) {
-    bytes += position_.header(ahead).blk_len;
+    bytes += used_bytes(position_.header(ahead));
   }
   return bytes;
+}
+
+std::uint32_t pcapv3_port::used_bytes(const tpacket_hdr_v1& block) const {
+  // The kernel sets this if it closed the block by time (af_packet.c: prb_retire_rx_blk_timer).
+  const bool by_time = (block.block_status & TP_STATUS_BLK_TMO) != 0;
+  return by_time ? block.blk_len : position_.ring().geometry().block_bytes;
 }
 
 void pcapv3_port::ring_replaced(unsigned packets, unsigned drops) {

@@ -66,7 +66,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     info.last.tv_sec = header.ts_last_pkt.ts_sec;
     info.last.tv_nsec = header.ts_last_pkt.ts_nsec;
     *block = pool->acquire(position.index(), cursor, plan, program_, info);
-    const std::uint32_t bytes = header.blk_len;
+    const std::uint32_t bytes = port.used_bytes(header);
     position.lend();
     max_outstanding_ = std::max(max_outstanding_, outstanding());
     port.count_block(bytes);

@@ -32,8 +32,8 @@ class RingDemand {
 
   /// What is known of a ring.
   struct Load {
-    std::uint64_t read_bytes = 0;     ///< In blocks that were ever released.
-    std::uint64_t backlog_bytes = 0;  ///< In blocks that are to be read.
+    std::uint64_t read_bytes = 0;     ///< Used up by blocks that were ever released.
+    std::uint64_t backlog_bytes = 0;  ///< Used up by blocks that are to be read.
     std::uint64_t ring_bytes = 0;
     bool losing = false;  ///< Packets were lost because the ring was full.
   };
