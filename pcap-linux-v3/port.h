@@ -108,11 +108,11 @@ struct pcapv3_port {
   // ---- Its ring's growth (growth/growth.h) ----
 
   pcapv3::Growth& growth() { return growth_; }
-  /// Returns how many bytes of the ring a block has used up, which was handed over and not released:
-  /// all of its bytes if the next packet did not fit into it.
+  /// Returns how many bytes of the ring a block has used up, which was handed over and not
+  /// released: all of its bytes if the next packet did not fit into it.
   std::uint32_t used_bytes(const tpacket_hdr_v1& block) const;
-  /// Returns the sum of these for all blocks that were ever released or acquired, and for those that
-  /// are handed over, as far as these are more than half of the ring's blocks.
+  /// Returns the sum of these for all blocks that were ever released or acquired, and for those
+  /// that are handed over, as far as these are more than half of the ring's blocks.
   std::uint64_t bytes_read() const { return bytes_read_; }
   std::uint64_t backlog_bytes() const;
   /// Must be called when the ring has been replaced; `packets` and `drops` have been counted since

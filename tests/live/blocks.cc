@@ -26,17 +26,6 @@ struct Likeness {
   std::size_t packets = 60;  // of those sent
 };
 
-/// The frames of all the tests of likeness: with and without tags, of several sizes, both ways.
-void send_variety() {
-  const Sender in = remote();
-  const Sender out("see0");
-  for (std::uint32_t i = 0; i < 20; ++i) {
-    in.send({.number = i, .size = 60 + 70 * i});
-    in.send({.number = i, .size = 100, .tags = {{.tci = 5}}});
-    out.send({.number = i, .size = 100});
-  }
-}
-
 void check_likeness(const Likeness& likeness) {
   for (const auto how : {walk, walk_all}) {
     const Handle reference = open_capture(likeness.options);
@@ -46,16 +35,10 @@ void check_likeness(const Likeness& likeness) {
     send_variety();
     const Packets wanted = take_count(reference.get(), likeness.packets);
     const Packets got = take_packets(handle.get(), likeness.packets, how);
-    CHECK(got.size() == wanted.size(), "%zu packets, not %zu", got.size(), wanted.size());
-    bool finer = false;
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      CHECK(got[i].header.len == wanted[i].header.len, "packet %zu: len %u, not %u", i,
-            got[i].header.len, wanted[i].header.len);
-      CHECK(got[i].bytes == wanted[i].bytes, "packet %zu has other bytes, %zu of them, not %zu", i,
-            got[i].bytes.size(), wanted[i].bytes.size());
-      CHECK(std::abs(got[i].header.ts.tv_sec - wanted[i].header.ts.tv_sec) <= 5, "packet %zu", i);
-      finer |= got[i].header.ts.tv_usec >= 1'000'000;
-    }
+    check_alike(got, wanted);
+    const bool finer = std::any_of(got.begin(), got.end(), [](const Packet& packet) {
+      return packet.header.ts.tv_usec >= 1'000'000;
+    });
     const bool nano = likeness.options.precision == PCAP_TSTAMP_PRECISION_NANO;
     CHECK(finer == nano, "stamps in %s", finer ? "nanoseconds" : "microseconds");
     take_packets(handle.get(), 0);

@@ -104,4 +104,28 @@ inline Packets take_packets(pcap_t* p, std::size_t count,
 
 inline bool has_ring() { return count_rings() != 0; }
 
+/// Sends 60 frames: with and without tags, of several sizes, both ways.
+inline void send_variety() {
+  const Sender in = remote();
+  const Sender out("see0");
+  for (std::uint32_t i = 0; i < 20; ++i) {
+    in.send({.number = i, .size = 60 + 70 * i});
+    in.send({.number = i, .size = 100, .tags = {{.tci = 5}}});
+    out.send({.number = i, .size = 100});
+  }
+}
+
+/// Checks that packets of two captures of the same frames are the same, but for small differences
+/// of their time stamps.
+inline void check_alike(const Packets& got, const Packets& wanted) {
+  CHECK(got.size() == wanted.size(), "%zu packets, not %zu", got.size(), wanted.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CHECK(got[i].header.len == wanted[i].header.len, "packet %zu: len %u, not %u", i,
+          got[i].header.len, wanted[i].header.len);
+    CHECK(got[i].bytes == wanted[i].bytes, "packet %zu has other bytes, %zu of them, not %zu", i,
+          got[i].bytes.size(), wanted[i].bytes.size());
+    CHECK(std::abs(got[i].header.ts.tv_sec - wanted[i].header.ts.tv_sec) <= 5, "packet %zu", i);
+  }
+}
+
 }  // namespace pcapv3::live

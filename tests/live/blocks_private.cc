@@ -192,22 +192,9 @@ void check_likeness(
   const Handle handle = open_with(size, options);
   prepare(reference.get());
   prepare(handle.get());
-  const Sender in = remote();
-  const Sender out("see0");
-  for (std::uint32_t i = 0; i < 20; ++i) {
-    in.send({.number = i, .size = 60 + 70 * i});
-    in.send({.number = i, .size = 100, .tags = {{.tci = 5}}});
-    out.send({.number = i, .size = 100});
-  }
+  send_variety();
   const Packets wanted = take_count(reference.get(), packets);
-  const Packets got = take_count(handle.get(), packets);
-  for (std::size_t i = 0; i < packets; ++i) {
-    CHECK(got[i].header.len == wanted[i].header.len, "packet %zu: len %u, not %u", i,
-          got[i].header.len, wanted[i].header.len);
-    CHECK(got[i].bytes == wanted[i].bytes, "packet %zu has other bytes, %zu of them, not %zu", i,
-          got[i].bytes.size(), wanted[i].bytes.size());
-    CHECK(std::abs(got[i].header.ts.tv_sec - wanted[i].header.ts.tv_sec) <= 5, "packet %zu", i);
-  }
+  check_alike(take_count(handle.get(), packets), wanted);
 }
 
 void other_reads_are_right() {

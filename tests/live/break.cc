@@ -92,25 +92,6 @@ void break_from_thread() {
   }
 }
 
-/// Loops `rounds` times, each ended by another thread, wherever the reader is at that moment.
-Packets break_repeatedly(pcap_t* p, int rounds) {
-  Packets packets;
-  std::atomic<int> round = 0;
-  std::thread other([&] {
-    for (int i = 1; i <= rounds; ++i) {
-      while (round < i) std::this_thread::yield();
-      pcap_breakloop(p);
-    }
-  });
-  while (round < rounds) {
-    ++round;
-    const int status = pcap_loop(p, -1, keep, user(packets));
-    CHECK(status == PCAP_ERROR_BREAK, "status %d in round %d", status, round.load());
-  }
-  other.join();
-  return packets;
-}
-
 void break_under_traffic() {
   constexpr std::uint32_t kLast = 29999;
   const Handle handle = open_capture({.buffer_bytes = 32 << 20});
@@ -191,21 +172,25 @@ void second_break_in_drain() {
   check_sequence(take_until(handle.get(), 299), 21, 299);
 }
 
-void signal_in_wait() {
-  const Handle handle = open_capture({.timeout_ms = 10000});
-  break_on(SIGUSR1, handle.get());
-  const Sender sender = remote();
+/// Five frames are sent once the reader is asleep, and then a signal breaks the loop.
+Packets loop_until_signal(pcap_t* p, const Sender& sender) {
   const pid_t reader = getpid();
   std::thread other([&] {
     wait_until_asleep(reader);
     sender.send(0, 5);
     signal_thread(reader);
   });
-  Keeper keeper = {.handle = handle.get()};
+  Keeper keeper = {.handle = p};
   keeper.loop_until_break();
   other.join();
   check_sequence(keeper.packets, 0, 4);
-  check_books(handle.get(), keeper.packets);
+  return keeper.packets;
+}
+
+void signal_in_wait() {
+  const Handle handle = open_capture({.timeout_ms = 10000});
+  break_on(SIGUSR1, handle.get());
+  check_books(handle.get(), loop_until_signal(handle.get(), remote()));
 }
 
 void signal_in_loop() {
@@ -233,19 +218,10 @@ void signal_and_on() {
   const Handle handle = open_capture({.timeout_ms = 10000});
   break_on(SIGUSR1, handle.get());
   const Sender sender = remote();
-  const pid_t reader = getpid();
-  std::thread other([&] {
-    wait_until_asleep(reader);
-    sender.send(0, 5);
-    signal_thread(reader);
-  });
-  Keeper keeper = {.handle = handle.get()};
-  keeper.loop_until_break();
-  other.join();
-  check_sequence(keeper.packets, 0, 4);
+  const Packets packets = loop_until_signal(handle.get(), sender);
   // The statistics stay frozen until the next read, which misses nothing that came in between.
   sender.send(5, 5);
-  check_books(handle.get(), keeper.packets);
+  check_books(handle.get(), packets);
   check_sequence(take_until(handle.get(), 9), 5, 9);
   const pcap_stat stats = stats_of(handle.get());
   CHECK(stats.ps_recv == 10, "ps_recv %u", stats.ps_recv);

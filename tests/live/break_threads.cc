@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "blocks.h"
+#include "breaks.h"
 #include "capture.h"
 #include "modes.h"
 #include "ports.h"
@@ -113,22 +114,8 @@ void thread_breaks_and_reads_on() {
   for (const Mode mode : modes()) {
     const Handle handle = open_in(mode);
     pcap_t* p = handle.get();
-    Packets packets;
     Traffic traffic({.a_second = 20000});
-    std::atomic<int> round = 0;
-    constexpr int kRounds = 100;
-    std::thread breaker([&] {
-      for (int i = 1; i <= kRounds; ++i) {
-        while (round < i) std::this_thread::yield();
-        pcap_breakloop(p);
-      }
-    });
-    while (round < kRounds) {
-      ++round;
-      const int status = pcap_loop(p, -1, keep, user(packets));
-      CHECK(status == PCAP_ERROR_BREAK, "status %d", status);
-    }
-    breaker.join();
+    Packets packets = break_repeatedly(p, 100);
     const std::uint32_t sent = traffic.stop();
     while (packets.size() < sent) {
       CHECK(pcap_dispatch(p, -1, keep, user(packets)) >= 0, "%s", pcap_geterr(p));

@@ -5,7 +5,9 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
+#include <atomic>
 #include <functional>
+#include <thread>
 
 #include "capture.h"
 
@@ -47,5 +49,24 @@ struct Keeper {
     CHECK(status == PCAP_ERROR_BREAK, "status %d, %s", status, pcap_geterr(handle));
   }
 };
+
+/// Loops `rounds` times, each ended by another thread, wherever the reader is at that moment.
+inline Packets break_repeatedly(pcap_t* p, int rounds) {
+  Packets packets;
+  std::atomic<int> round = 0;
+  std::thread other([&] {
+    for (int i = 1; i <= rounds; ++i) {
+      while (round < i) std::this_thread::yield();
+      pcap_breakloop(p);
+    }
+  });
+  while (round < rounds) {
+    ++round;
+    const int status = pcap_loop(p, -1, keep, user(packets));
+    CHECK(status == PCAP_ERROR_BREAK, "status %d in round %d", status, round.load());
+  }
+  other.join();
+  return packets;
+}
 
 }  // namespace pcapv3::live

@@ -128,25 +128,11 @@ void break_before_reading() {
 
 void break_under_traffic() {
   constexpr std::uint32_t kFrames = 15000;
-  constexpr int kRounds = 50;
   const Handle handle = open_capture({.device = "see0,see1", .buffer_bytes = 32 << 20});
   pcap_t* p = handle.get();
   const Players players(2);
   std::thread traffic([&] { players.send(0, kFrames); });
-  Packets packets;
-  std::atomic<int> round = 0;
-  std::thread other([&] {
-    for (int i = 1; i <= kRounds; ++i) {
-      while (round < i) std::this_thread::yield();
-      pcap_breakloop(p);
-    }
-  });
-  while (round < kRounds) {
-    ++round;
-    const int status = pcap_loop(p, -1, keep, user(packets));
-    CHECK(status == PCAP_ERROR_BREAK, "status %d in round %d", status, round.load());
-  }
-  other.join();
+  Packets packets = break_repeatedly(p, 50);
   for (Packet& packet : take_count(p, 2 * kFrames - packets.size())) {
     packets.push_back(std::move(packet));
   }
