@@ -20,7 +20,10 @@ constexpr std::uint8_t kRemoved = 1;
 bool is_copy(const PacketView& one, const PacketView& other) {
   const tpacket3_hdr& a = one.header();
   const tpacket3_hdr& b = other.header();
-  return one.stamp() == other.stamp() && a.tp_len == b.tp_len && a.tp_snaplen == b.tp_snaplen &&
+  const bool are_stamps_right = is_stamped_for_all(one) || is_stamped_for_all(other)
+                                    ? one.stamp() == other.stamp()
+                                    : one.stamp() >= other.stamp();
+  return are_stamps_right && a.tp_len == b.tp_len && a.tp_snaplen == b.tp_snaplen &&
          a.hv1.tp_vlan_tci == b.hv1.tp_vlan_tci &&
          one.address().sll_pkttype == other.address().sll_pkttype &&
          one.address().sll_ifindex == other.address().sll_ifindex &&

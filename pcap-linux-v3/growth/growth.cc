@@ -8,6 +8,7 @@
 
 #include "clock.h"
 #include "confinement.h"
+#include "growth/copies.h"
 #include "growth/ring_budget.h"
 #include "port.h"
 
@@ -112,11 +113,10 @@ void Growth::give_up(pcapv3_port& port, const char* reason) {
 
 /// Returns whether the kernel stamps packets once for all sockets by now; see resize.h.
 bool Growth::is_stamped(const pcapv3_port& port) {
-  constexpr std::uint32_t kStamped = TP_STATUS_TS_SOFTWARE | TP_STATUS_TS_RAW_HARDWARE;
   const RingPosition& position = port.position();
   if (!position.has(0)) return false;
   const PacketCursor first = position.packets(0);
-  return first.has_packet() && (first.packet().header().tp_status & kStamped) != 0;
+  return first.has_packet() && is_stamped_for_all(first.packet());
 }
 
 bool Growth::take_over(pcapv3_port& port, int socket, GracePeriod& grace_period) {

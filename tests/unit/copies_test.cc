@@ -17,11 +17,12 @@ constexpr std::uint32_t kBlockBytes = 4096;
 constexpr std::uint32_t kHeadroom = 4;
 constexpr std::uint64_t kStartNs = 1'000'000'000;
 
-/// The number lies in the first bytes; the stamp is the caller's.
+/// The number lies in the first bytes; the stamp is the caller's, and the same for all sockets.
 TestPacket packet(std::uint32_t number, std::uint64_t ns, std::size_t bytes = 60) {
   TestPacket packet{.bytes = Bytes(bytes),
                     .sec = static_cast<std::uint32_t>((kStartNs + ns) / 1'000'000'000),
-                    .nsec = static_cast<std::uint32_t>((kStartNs + ns) % 1'000'000'000)};
+                    .nsec = static_cast<std::uint32_t>((kStartNs + ns) % 1'000'000'000),
+                    .status = TP_STATUS_TS_SOFTWARE};
   std::memcpy(packet.bytes.data(), &number, sizeof(number));
   return packet;
 }
@@ -189,6 +190,26 @@ TEST_CASE("copies: of packets that are all alike, as many are removed as the sec
   for (unsigned i = 0; i < 12; ++i) REQUIRE(p.second.add(packet(7, 5)));
   CHECK(p.remove() == 12);
   CHECK(p.left().size() == 8);
+}
+
+TEST_CASE(
+    "copies: what each socket has stamped is removed as well, the second ring's stamp first") {
+  const auto waiting = [](std::uint32_t number, std::uint64_t ns) {
+    TestPacket unstamped = packet(number, ns);
+    unstamped.status = 0;
+    return unstamped;
+  };
+  Pair pair;
+  REQUIRE(pair.first.add(waiting(1, 10)));     // before the second socket was bound
+  for (const std::uint64_t ns : {20u, 30u}) {  // alike
+    REQUIRE(pair.second.add(waiting(1, ns)));
+    REQUIRE(pair.first.add(waiting(1, ns + 5)));
+  }
+  pair.both(packet(2, 40));
+  REQUIRE(pair.second.add(waiting(3, 50)));  // after the first was bound to nothing
+  REQUIRE(pair.first.add(packet(3, 55)));    // another one
+  CHECK(pair.remove() == 3);
+  CHECK(pair.left() == std::vector<std::uint32_t>{1, 3});
 }
 
 TEST_CASE("copies: a packet that differs in anything is none") {
