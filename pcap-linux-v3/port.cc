@@ -278,7 +278,7 @@ std::uint64_t pcapv3_port::backlog_bytes() const {
 
 std::uint32_t pcapv3_port::used_bytes(const tpacket_hdr_v1& block) const {
   // The kernel sets this if it closed the block by time (af_packet.c: prb_retire_rx_blk_timer).
-  const bool by_time = (block.block_status & TP_STATUS_BLK_TMO) != 0;
+  const bool by_time = (pcapv3::status_of(block) & TP_STATUS_BLK_TMO) != 0;
   return by_time ? block.blk_len : position_.ring().geometry().block_bytes;
 }
 

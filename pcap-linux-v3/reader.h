@@ -129,7 +129,7 @@ struct pcapv3_reader {
   bool enter_set();
 
   // The feed, by its kind.
-  bool is_lone() const { return kind_ != Kind::kMerged; }
+  bool is_lone() const { return merged_ == nullptr; }  // by any thread
   bool waits_by_set() const {
     return kind_ != Kind::kSingle || ports_.ports[0]->blocks().has_outstanding();
   }

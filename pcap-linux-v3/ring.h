@@ -16,6 +16,11 @@
 
 namespace pcapv3 {
 
+/// Returns a block's status, which another thread may just be changing, as by Ring::keep_one().
+inline std::uint32_t status_of(const tpacket_hdr_v1& block) {
+  return __atomic_load_n(&block.block_status, __ATOMIC_RELAXED);
+}
+
 class Ring {
  public:
   Ring() = default;

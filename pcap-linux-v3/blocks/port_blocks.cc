@@ -38,7 +38,7 @@ int PortBlocks::acquire(pcapv3_port& port, unsigned place, pcap_v3_block** block
     if (!prepare(port) || !copy_filter(port, plan)) return PCAP_ERROR;
     BlockPool* const pool = pool_of(position);
     const tpacket_hdr_v1& header = position.header(0);
-    const bool losing = (header.block_status & TP_STATUS_LOSING) != 0;
+    const bool losing = (status_of(header) & TP_STATUS_LOSING) != 0;
     pcap_v3_info info{};
     info.first.tv_sec = cursor.packet().header().tp_sec;
     info.first.tv_nsec = cursor.packet().header().tp_nsec;

@@ -61,7 +61,7 @@ bool Growth::look(pcapv3_port& port, const GracePeriod& grace_period, bool may_u
   load.ring_bytes = port.ring().geometry().ring_bytes();
   if (load.ring_bytes >= max_bytes_ || !grace_period.is_open()) return stop_looking();
   const RingPosition& position = port.position();
-  if (position.has(0) && (position.header(0).block_status & TP_STATUS_LOSING) != 0) {
+  if (position.has(0) && (status_of(position.header(0)) & TP_STATUS_LOSING) != 0) {
     port.host().count(port.handle());  // the kernel sets this until it is asked for its counts
   }
   load.losing = counters.dropped != dropped_;

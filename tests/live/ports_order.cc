@@ -185,14 +185,14 @@ void in_order(unsigned ports, Load load, unsigned threads = 1) {
 }
 
 /// Blocks come every 4 ms, each port's every 8; a reader that is busy looks every 15. A ring that
-/// has less room is not left alone for so long. On a machine that is short of CPUs, who reads is.
+/// has little room is not left alone for so long. On a machine that is short of CPUs, who reads is.
 void busy_reader() {
   constexpr int kTries = 3;
   Captured large;
   Captured small;
   for (int i = 0; i < kTries; ++i) {
     large = capture_load(2, busy, 1, kLargeRing);
-    small = capture_load(2, busy, 1, kLargeRing / 4 * 3);
+    small = capture_load(2, busy, 1, kSmallRing);
     if (large.waits < kLoadMs / 7 && small.waits > large.waits) return;
   }
   CHECK(false, "%ld waits in %u ms; with less room %ld", large.waits, kLoadMs, small.waits);
