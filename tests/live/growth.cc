@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::size_t kSmall = std::size_t{5} << 20;   // no first ring is larger
 constexpr std::size_t kGrown = std::size_t{16} << 20;  // no later one is smaller
+// Large enough that a slow sender, too, sends what makes a ring grow: 10 MB/s.
+constexpr std::size_t kLargeFrame = 1400;
 
 /// The bytes of the largest ring that this process has mapped.
 std::size_t ring_bytes() {
@@ -98,7 +100,7 @@ void grow_under_load(const char* device) {
   const Handle handle = open_capture({.device = device, .timeout_ms = 100});
   pcap_t* p = handle.get();
   Numbers numbers;
-  Traffic one({.size = 200});
+  Traffic one({.size = kLargeFrame});
   Traffic two({.first = Numbers::kApart, .size = 80});
   CHECK(ring_bytes() <= kSmall, "%zu bytes at first", ring_bytes());
   read_until_grown(p, numbers, kGrown);
@@ -119,12 +121,12 @@ void after_a_stall() {
   std::uint32_t next = sent;
   // What came while nobody read shows that the ring was too small: it grows as frames come.
   while (ring_bytes() < kGrown) {
-    sender.send(next, 500, 1400);
+    sender.send(next, 500, kLargeFrame);
     next += 500;
     while (!numbers.has(next - 1)) read(p, numbers);
   }
   for (int i = 0; i < 20; ++i, next += 500) {
-    sender.send(next, 500, 1400);
+    sender.send(next, 500, kLargeFrame);
     while (!numbers.has(next + 499)) read(p, numbers);
   }
   check_counts(p, numbers, next);
@@ -135,7 +137,7 @@ void with_a_filter() {
   pcap_t* p = handle.get();
   set_filter(p, kOdd);
   Packets packets;
-  Traffic traffic({.size = 400});
+  Traffic traffic({.size = kLargeFrame});
   std::uint32_t due = 1;
   while (ring_bytes() < kGrown || due < 200'000) {
     for (const Packet& packet : take_count(p, 1000)) {
@@ -151,7 +153,7 @@ void blocks() {
   const Handle handle = open_capture({.timeout_ms = 100});
   pcap_t* p = handle.get();
   Numbers numbers;
-  Traffic traffic({.size = 400});
+  Traffic traffic({.size = kLargeFrame});
   std::vector<pcap_v3_block_t*> held;
   while (ring_bytes() < kGrown || numbers.count() < 200'000) {
     pcap_v3_block_t* block = nullptr;
@@ -170,7 +172,7 @@ void blocks() {
 /// Reads some traffic that would make the ring grow.
 void read_a_lot(pcap_t* p) {
   Numbers numbers;
-  Traffic traffic({.size = 400});
+  Traffic traffic({.size = kLargeFrame});
   while (numbers.count() < 300'000) read(p, numbers);
 }
 
@@ -206,7 +208,7 @@ void nothing_left() {
   for (int i = 0; i < 3; ++i) {
     const Handle handle = open_capture({.timeout_ms = 100});
     Numbers numbers;
-    const Traffic traffic({.size = 400});
+    const Traffic traffic({.size = kLargeFrame});
     read_until_grown(handle.get(), numbers, kGrown);
   }
   CHECK(count_descriptors() == before, "%zu descriptors, before %zu", count_descriptors(), before);
