@@ -181,6 +181,9 @@ class KernelFrames {
   bool receive(const TestPacket& packet);
   /// Whether the slot `ahead` places after the next one is free.
   bool is_free(unsigned ahead = 0) const;
+  /// Whether a group of PACKET_FANOUT_FLAG_ROLLOVER gives this ring a packet. The flow of a `huge`
+  /// one has most of the packets (af_packet.c: fanout_demux_rollover, __tpacket_has_room).
+  bool has_room(bool huge = false) const { return is_free(count_ / 4) || (!huge && is_free()); }
   std::uint32_t count() const { return count_; }
   KernelCounts take_counts();
   void on_ready(std::function<void()> ready) { ready_ = std::move(ready); }

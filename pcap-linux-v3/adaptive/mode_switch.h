@@ -4,8 +4,8 @@
 //
 // A wake-up costs far more than a packet, and a block costs one wake-up for all of its packets. So
 // there is a budget, a fifth of a CPU, and the port stays with slots as long as the budget pays for
-// them, whatever the packets are. A reader that finds the ring of slots nearly full does not keep
-// up with it, and each such time counts for much. The switch back depends on packets a second,
+// them, whatever the packets are. A reader that finds many slots full at once does not keep up with
+// them, and each such time counts for much. The switch back depends on packets a second,
 // because blocks do not show how packets would have come one by one. The two bounds are far apart,
 // so that no load makes the port switch over and over. The exception is traffic that waits for an
 // answer before it goes on, which is fast only as long as slots are. So when next to nothing comes
@@ -24,9 +24,10 @@ class ModeSwitch {
   static constexpr std::uint64_t kWakeNs = 10'000;
   static constexpr std::uint64_t kFrameNs = 400;
   static constexpr std::uint64_t kShare = 5;
-  /// The most that may be spent at once, and the cost that finding the ring full counts for.
+  /// The most that may be spent at once, and the cost that finding so many slots full counts for.
   static constexpr std::uint64_t kBurstNs = 1'000'000;
-  static constexpr std::uint64_t kFullNs = kBurstNs / 2;
+  static constexpr std::uint64_t kMany = 48;
+  static constexpr std::uint64_t kManyNs = kBurstNs / 2;
   /// Slots are better below this many packets a second.
   static constexpr std::uint64_t kFewPackets = 10'000;
   /// The port stays with blocks for kHoldNs nanoseconds after the last of them, which is longer
@@ -45,9 +46,9 @@ class ModeSwitch {
   bool busy() const { return busy_; }
 
   /// Must be called after each look at the rings, which found `packets` that came by the present
-  /// mode until `now_ns`, of any clock. `full` means that the ring of slots was nearly full. If it
-  /// is time to switch, switches and returns true.
-  bool count(std::uint64_t packets, bool full, std::uint64_t now_ns) {
+  /// mode until `now_ns`, of any clock. `many` is how many times kMany of these were full at once;
+  /// 0 if blocks were read. If it is time to switch, switches and returns true.
+  bool count(std::uint64_t packets, std::uint64_t many, std::uint64_t now_ns) {
     const std::uint64_t passed = now_ns > last_ns_ ? now_ns - last_ns_ : 0;
     last_ns_ = now_ns;
     if (busy_) {
@@ -56,7 +57,7 @@ class ModeSwitch {
       if (level_ns_ != 0) return false;
       if (now_ns - changed_ns_ < 2 * kHoldNs) reluctant_until_ns_ = now_ns + kReluctantNs;
     } else {
-      std::uint64_t cost_ns = full ? kFullNs : 0;
+      std::uint64_t cost_ns = many * kManyNs;
       if (packets != 0 && now_ns >= reluctant_until_ns_) cost_ns += kWakeNs + packets * kFrameNs;
       level_ns_ -= std::min(level_ns_, passed);
       level_ns_ += kShare * cost_ns;

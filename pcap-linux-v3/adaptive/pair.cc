@@ -97,13 +97,13 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
     errno = EBUSY;
     return Joining::kLater;
   }
-  frames.let_go();
+  const unsigned room = frames.open_gate_a_little();
   Joining joining = Joining::kFailed;
   Stamp joined = 0;  // no packet was passed on to the blocks before
   Counts before;
   if (open_filter(frames.socket(), filter)) {
     before = take_counts(frames.socket());  // these packets are in the blocks, too
-    if (frames.came() > frames.frame_count() / 2) {
+    if (frames.came() > room / 2) {
       errno = EBUSY;
       joining = Joining::kLater;
     } else if (joined = stamp_of(realtime_ns()); complete_pair(blocks, group_)) {
@@ -117,6 +117,7 @@ Pair::Joining Pair::join_now(int blocks, SlotRing& frames, const RingPosition& p
   const bool settled = wait_for_grace(frames.socket());
   if (joining == Joining::kDone) {
     const unsigned copies = frames.drop_copies(position, ahead, joined);
+    frames.open_gate();
     counts = take_counts(frames.socket());
     counts.packets += before.packets - before.drops;
     counts.packets -= std::min(counts.packets, copies);

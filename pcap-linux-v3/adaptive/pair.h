@@ -16,10 +16,11 @@
 //
 //   1. The ring of slots joins, alone. It has had the drop-all filter since before it was bound, so
 //      that nothing changes: all packets go to the blocks.
-//   2. Its slots are released, and it gets the blocks' filter. From here on both get each packet,
+//   2. Its gate is opened a little, and it gets the blocks' filter. From here on both get each
+//   packet,
 //      the slots first: a group's place in the list is before older ones (dev.c: dev_add_pack). If
 //      the slots overflow, the blocks have what the slots lack.
-//   3. If many slots are full by now, traffic is too dense for this: the ring of slots gets the
+//   3. If half of these slots are full by now, traffic is too dense: the ring of slots gets the
 //      drop-all filter, and its packets, which the blocks have too, are dropped. It is tried again
 //      later. (Nor does it begin when many blocks are full: a member that is nearly full gets no
 //      more packets.)
@@ -34,10 +35,11 @@
 //      before the end of the grace period; so the search includes what the kernel's open block
 //      counts by then, which is final. A copy is stamped later than its slot, and packets that came
 //      before step 2 are stamped earlier than any slot; and packets roll over from the slots only
-//      after three quarters of them are full. So packets that are all alike are not taken for each
-//      other.
+//      when as many have come as surely get one (slot_ring.h). So packets that are all alike are
+//      not taken for each other.
+//   7. The gate is opened.
 //
-// One case remains: if a thread is held up between 3 and 4, the slots may run full. A packet that
+// One case remains: if a thread is held up between 3 and 4, those slots may run full. A packet that
 // another CPU is just passing round while the socket joins can then come to the blocks twice, by
 // the old way and by the new one.
 //

@@ -13,19 +13,24 @@
 #include <cstring>
 
 #include "block.h"
+#include "confinement.h"
 
 namespace pcapv3 {
 namespace {
 
-constexpr std::uint64_t kFewestFrames = 4;
+constexpr std::uint32_t kPageBytes = 4096;
 constexpr std::uint32_t kPageBlockBytes = 1 << 20;
+/// A gate that is opened a little lets this many packets in, if there are more slots.
+constexpr unsigned kALittle = 64;
+/// A gate is set this many slots ahead of those in use, if there are that many.
+constexpr unsigned kAhead = 64;
 constexpr std::uint32_t kStagedBlockBytes = 1 << 18;
 /// The kernel puts the address behind a slot's header, here; and the packet comes after both.
 constexpr std::uint32_t kFrameAddress = TPACKET_ALIGN(sizeof(tpacket2_hdr));
 constexpr std::uint32_t kFrameHeaderBytes = kFrameAddress + sizeof(sockaddr_ll);
 /// Any status but TP_STATUS_KERNEL keeps the kernel out; this one does not look like TP_STATUS_USER
 /// either.
-constexpr std::uint32_t kHeldFromTheStart = TP_STATUS_LOSING;
+constexpr std::uint32_t kMarked = TP_STATUS_LOSING;
 /// Marks a slot that must not be read. The kernel does not use this bit.
 constexpr std::uint32_t kDropped = 1u << 16;
 
@@ -33,8 +38,11 @@ std::uint32_t& status_of(std::byte* frame) {
   return reinterpret_cast<tpacket2_hdr*>(frame)->tp_status;
 }
 
-void give_back(std::byte* frame) {
-  __atomic_store_n(&status_of(frame), TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+/// Changes the status of a slot, unless the kernel has changed it. (The kernel overwrites a mark in
+/// a slot that it was filling already.)
+void change(std::byte* frame, std::uint32_t from, std::uint32_t to) {
+  (void)__atomic_compare_exchange_n(&status_of(frame), &from, to, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_RELAXED);
 }
 
 std::uint32_t round_up(std::uint32_t bytes, std::uint32_t to) { return (bytes + to - 1) / to * to; }
@@ -49,12 +57,10 @@ SlotRing::~SlotRing() {
   unmake();
 }
 
-void SlotRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes,
-                      std::uint64_t max_slots) {
+void SlotRing::create(int socket, std::uint64_t largest_packet, std::uint64_t bytes) {
   socket_ = socket;
   largest_packet_ = largest_packet;
   wanted_bytes_ = bytes;
-  max_slots_ = max_slots;
   background_.start(
       [](void* of) -> void* {
         auto* ring = static_cast<SlotRing*>(of);
@@ -71,6 +77,7 @@ bool SlotRing::wait_until_made() {
 }
 
 void SlotRing::close() {
+  if (!is_process_unconfined()) return unmake();
   background_.start(
       [](void* of) -> void* {
         static_cast<SlotRing*>(of)->unmake();
@@ -91,18 +98,14 @@ bool SlotRing::make() {
   if (setsockopt(socket_, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0) return false;
   // A link-layer header takes at most 16 bytes and its alignment (af_packet.c: tpacket_rcv).
   constexpr std::uint32_t kHeaders = TPACKET_ALIGN(kFrameHeaderBytes + 16) + 16;
-  auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet_));
-  const auto wanted = static_cast<std::uint32_t>(
-      std::clamp((wanted_bytes_ + frame - 1) / frame, kFewestFrames, max_slots_));
-  std::uint32_t block = std::max(kPageBlockBytes, std::bit_ceil(frame));
-  std::uint32_t in_block = block / frame;
-  if (in_block > wanted) {
-    // One block, no larger than it has to be, is divided among the slots.
-    block = std::bit_ceil(wanted * frame);
-    frame = block / wanted / TPACKET_ALIGNMENT * TPACKET_ALIGNMENT;
-    in_block = block / frame;
-  }
-  const std::uint32_t blocks = std::max((wanted + in_block / 2) / in_block, 1u);
+  const auto frame = static_cast<std::uint32_t>(TPACKET_ALIGN(kHeaders + largest_packet_));
+  // The number of blocks is a multiple of four, so that the number of slots is one (adopt()).
+  const auto block = std::max(std::bit_ceil(std::max(frame, kPageBytes)),
+                              static_cast<std::uint32_t>(std::bit_floor(std::clamp<std::uint64_t>(
+                                  wanted_bytes_ / Gate::kMarks, 1, kPageBlockBytes))));
+  const std::uint32_t in_block = block / frame;
+  const auto blocks = static_cast<std::uint32_t>(
+      std::max<std::uint64_t>(wanted_bytes_ / block / Gate::kMarks, 1) * Gate::kMarks);
   const tpacket_req request = {block, blocks, frame, blocks * in_block};
   if (setsockopt(socket_, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) != 0) return false;
   const std::size_t mapped = std::size_t{block} * blocks;
@@ -115,15 +118,20 @@ bool SlotRing::make() {
 }
 
 bool SlotRing::adopt(void* frames, std::uint32_t count, std::uint32_t frame_bytes) {
+  if (count == 0 || count % Gate::kMarks != 0) {
+    errno = EINVAL;
+    return false;
+  }
   base_ = static_cast<std::byte*>(frames);
-  frame_count_ = held_ = count;
+  frame_count_ = count;
   frame_bytes_ = frame_bytes;
   if (frames_a_page_block_ == 0) {
     frames_a_page_block_ = count;
     page_block_bytes_ = count * frame_bytes;
     mapped_bytes_ = std::size_t{count} * frame_bytes;
   }
-  for (unsigned i = 0; i < count; ++i) status_of(frame(i)) = kHeldFromTheStart;
+  gate_ = Gate(count);
+  set_gate(0);
 
   Geometry geometry;
   geometry.block_bytes = std::max(kStagedBlockBytes, std::bit_ceil(2 * frame_bytes));
@@ -144,15 +152,55 @@ bool SlotRing::is_ours(unsigned index) const {
   return (__atomic_load_n(&status_of(frame(index)), __ATOMIC_ACQUIRE) & TP_STATUS_USER) != 0;
 }
 
-void SlotRing::let_go() {
-  holding_ = false;
-  used_ = true;
-  for (; held_ != 0; --held_) {
-    give_back(frame(next_ >= held_ ? next_ - held_ : next_ + frame_count_ - held_));
-  }
+void SlotRing::set_gate(unsigned ahead) {
+  gate_.set((next_ + ahead) % frame_count_,
+            [this](unsigned i) { change(frame(i), TP_STATUS_KERNEL, kMarked); });
 }
 
-void SlotRing::set_end() { quota_ = std::min(came(), frame_count_ - held_); }
+void SlotRing::open_gate() {
+  used_ = true;
+  gate_.clear(next_, [this](unsigned i) { change(frame(i), kMarked, TP_STATUS_KERNEL); });
+}
+
+unsigned SlotRing::open_gate_a_little() {
+  // With few slots, a ring that is full serves as the gate. Until three quarters are full, each
+  // packet gets a slot; after that, only most do (af_packet.c: fanout_flow_is_huge).
+  if (frame_count_ <= kALittle) {
+    open_gate();
+    sure_ = frame_count_ - frame_count_ / 4;
+    return frame_count_;
+  }
+  used_ = true;
+  const unsigned before = gate_.first();
+  sure_ = std::min(kALittle, gate_.limit());
+  set_gate(sure_);
+  gate_.clear(before, next_, [this](unsigned i) { change(frame(i), kMarked, TP_STATUS_KERNEL); });
+  return sure_;
+}
+
+void SlotRing::close_gate() {
+  if (gate_.is_set()) return;
+  const unsigned margin = std::min(kAhead, gate_.limit());
+  unsigned ahead = 0;
+  do {
+    while (ahead < frame_count_ && is_ours((next_ + ahead) % frame_count_)) ++ahead;
+    // Marks are set at once, or not at all: no page has to be fetched for one meanwhile, for which
+    // the kernel may be waiting as well.
+    for (unsigned k = 0; k < Gate::kMarks; ++k) {
+      (void)is_ours((next_ + ahead + margin + k * (frame_count_ / Gate::kMarks)) % frame_count_);
+    }
+  } while (ahead + margin / 2 < frame_count_ &&
+           is_ours((next_ + ahead + margin / 2) % frame_count_));
+  set_gate(ahead + margin);
+}
+
+/// Gives a slot that was read back to the kernel, or keeps it as a mark.
+void SlotRing::give_back(unsigned index) {
+  __atomic_store_n(&status_of(frame(index)), gate_.holds(index) ? kMarked : TP_STATUS_KERNEL,
+                   __ATOMIC_RELEASE);
+}
+
+void SlotRing::set_end() { quota_ = came(); }
 
 unsigned SlotRing::came() const {
   unsigned count = 0;
@@ -164,11 +212,8 @@ unsigned SlotRing::drop_copies(const RingPosition& blocks, unsigned ahead, Stamp
   // The blocks' end comes first: what is before it came before the slots were counted.
   const RingPosition::Mark end = blocks.mark();
   const unsigned count = came();
-  // Until this many are full, each packet gets a slot; after that, only most packets do:
-  // af_packet.c: __tpacket_has_room with ROOM_POW_OFF, fanout_flow_is_huge.
-  const unsigned sure = frame_count_ - frame_count_ / 4;
   Stamp until = kEndOfTime;
-  if (count >= sure) until = std::max(joined, stamp(frame((next_ + sure - 1) % frame_count_)));
+  if (count >= sure_) until = std::max(joined, stamp(frame((next_ + sure_ - 1) % frame_count_)));
   unsigned copies = 0;
   for (; count != 0 && ahead <= end.blocks && ahead < blocks.block_count(); ++ahead) {
     const std::uint32_t most = ahead == end.blocks ? end.packets : ~0u;
@@ -228,10 +273,12 @@ Stamp SlotRing::stamp(const std::byte* frame) const {
 }
 
 void SlotRing::drop_all() {
-  next_ = (next_ + came()) % frame_count_;
-  for (unsigned i = 0; i < frame_count_; ++i) status_of(frame(i)) = kHeldFromTheStart;
-  held_ = frame_count_;
-  holding_ = true;
+  open_gate();
+  for (unsigned count = came(); count != 0; --count) {
+    give_back(next_);
+    if (++next_ == frame_count_) next_ = 0;
+  }
+  set_gate(0);
   used_ = false;
 }
 
@@ -276,11 +323,7 @@ unsigned SlotRing::fill() {
       }
       end += bytes;
     }
-    if (holding_) {
-      ++held_;
-    } else {
-      give_back(from);
-    }
+    give_back(next_);
     if (++next_ == frame_count_) next_ = 0;
     if (quota_ != kNoQuota) --quota_;
   }

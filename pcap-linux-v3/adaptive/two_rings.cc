@@ -19,6 +19,11 @@ namespace {
 
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 
+void look_at(int socket) {
+  pollfd look = {socket, POLLIN, 0};
+  (void)poll(&look, 1, 0);
+}
+
 }  // namespace
 
 // ---- Setting up ----
@@ -32,17 +37,19 @@ void TwoRings::begin(int socket, const pcapv3_slots_request& request) {
   // The kernel truncates what does not fit, as it does in stock's slots.
   std::uint64_t packet = largest_packet(request.ifindex);
   if (request.max_frame != 0) packet = std::min<std::uint64_t>(packet, request.max_frame);
-  constexpr std::uint64_t kBytes = 4 * kMiB;
+  packet = std::min<std::uint64_t>(packet, request.snapshot);
+  // It has as many slots as stock libpcap's ring, but not more than a reader needs that stops for
+  // 8 s just before there are too many packets for slots; and if the buffer was not chosen, enough
+  // for what comes while a reader is woken.
+  constexpr std::uint64_t kMostSlots = 1 << 17;
+  constexpr std::uint64_t kFewSlots = 64;
+  constexpr std::uint64_t kFewBytes = 4 * kMiB;
   constexpr std::uint64_t kShare = 1024;  // of free memory, at most
-  // Enough for what comes while a reader is woken: more would delay the switch to blocks.
-  std::uint64_t max_slots = 64;
-  std::uint64_t bytes = std::min(kBytes, free_memory() / kShare);
-  if (request.buffer_bytes < kStockRingBytes) {
-    // A small request gets few blocks, so it has as many slots as stock libpcap's ring.
-    bytes = std::min<std::uint64_t>(bytes, request.buffer_bytes);
-    max_slots = kStockRingBytes;
+  std::uint64_t bytes = std::min<std::uint64_t>(request.buffer_bytes, kMostSlots * (packet + 100));
+  if (request.buffer_bytes == kStockRingBytes) {
+    bytes = std::max(bytes, std::min({kFewSlots * packet, kFewBytes, free_memory() / kShare}));
   }
-  frames_->create(socket, std::min<std::uint64_t>(packet, request.snapshot), bytes, max_slots);
+  frames_->create(socket, packet, bytes);
 }
 
 bool TwoRings::has_made_frames() {
@@ -75,7 +82,7 @@ bool TwoRings::open(int socket, WaitSet& wait, ErrorText& error) {
   if (!wait.add(0, socket) || !wait.add(0, frames_->socket())) {
     return error.set("can't wait for %s: %s", port_.device(), std::strerror(errno));
   }
-  // A ring that is full, as the ring of slots is now, reports its socket as readable.
+  // Where the gate takes all slots, the socket is reported as readable, as if they were full.
   WaitSet::Events none;
   if (!wait.collect(0, none)) return false;
   wait_ = &wait;
@@ -311,23 +318,26 @@ void TwoRings::take_frames(std::uint64_t now_ns) {
   }
   const bool busy = mode_.busy();
   if (busy && port_.position().has(0)) return;  // the reader lags behind: the clock says nothing
-  const bool full = came >= frames_->frame_count() - frames_->frame_count() / 4;
+  const std::uint64_t many =
+      came / std::min<std::uint64_t>(ModeSwitch::kMany,
+                                     frames_->frame_count() - frames_->frame_count() / 4);
   std::uint64_t packets = came;
   if (busy) {
-    packets = port_.packets_in_blocks() - std::exchange(packets_known_, port_.packets_in_blocks());
+    // (Many packets may be left in slots from before.)
+    packets += port_.packets_in_blocks() - std::exchange(packets_known_, port_.packets_in_blocks());
   }
-  if (!mode_.count(packets, full, now_ns)) {
+  if (!mode_.count(packets, many, now_ns)) {
     if (busy && !bypassed_) consider_blocks_only(now_ns);
     return;
   }
   ++counters.switches;
   packets_known_ = port_.packets_in_blocks();
   if (mode_.busy()) {
-    frames_->hold();
+    frames_->close_gate();
     busy_since_ns_ = now_ns;
     busy_since_block_ = counters.blocks;
   } else {
-    frames_->let_go();
+    frames_->open_gate();
     if (bypassed_) (void)choose_frames(frames_->socket());
     bypassed_ = false;
   }
@@ -345,6 +355,11 @@ void TwoRings::consider_blocks_only(std::uint64_t now_ns) {
   const std::uint64_t blocks = port_.counters().blocks;
   bypassed_ = blocks - busy_since_block_ <= kMaxRings * port_.position().block_count() &&
               choose_blocks(frames_->socket());
+  // From here on the kernel tries the slots when the blocks are full.
+  if (bypassed_) {
+    frames_->open_gate();
+    look_at(frames_->socket());
+  }
   busy_since_ns_ = now_ns;
   busy_since_block_ = blocks;
 }
@@ -362,8 +377,8 @@ void TwoRings::clear_pressure() {
   const bool half_full = port_.position().has(port_.position().block_count() / 2);
   if (!half_full && !pressed_) return;
   pressed_ = half_full;
-  pollfd look = {socket_, POLLIN, 0};
-  (void)poll(&look, 1, 0);
+  look_at(socket_);
+  if (bypassed_) look_at(frames_->socket());
 }
 
 }  // namespace pcapv3

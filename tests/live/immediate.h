@@ -46,10 +46,15 @@ class Setting {
 /// A handle in immediate mode, and what the library says of it when it is closed.
 class Capture {
  public:
-  // Stock libpcap's slots are of the snapshot length: so that many fit into the buffer.
+  // Slots are of the snapshot length. Stock libpcap gets many, so that it loses nothing; a handle
+  // that adapts gets few, so that a flood comes by both rings.
   explicit Capture(Options options = {.snaplen = 2000}) : device_(options.device) {
     options.immediate = true;
-    if (options.buffer_bytes == 0) options.buffer_bytes = 64 << 20;
+    if (adaptive_ && options.snaplen >= 2000) {
+      options.snaplen = 70'000;
+    } else if (!adaptive_ && options.buffer_bytes == 0) {
+      options.buffer_bytes = 64 << 20;
+    }
     handle_ = open_capture(options);
   }
   operator pcap_t*() const { return handle_.get(); }

@@ -19,7 +19,6 @@ BEGIN {
   kHeld = 8000         # ms
   kInexact = 100       # ms, of a stall: to go on takes a moment with many readers
   # Modes that hold less than stock still, and why.
-  known["immediate"] = "its ring of blocks is retired each millisecond, its slots are few"
   known["list"] = "the blocks of several ports are retired each 8 ms"
   known["immediate list"] = known["list"]
 }

@@ -318,7 +318,7 @@ int FakeKernel::poll_one(int fd, int timeout_ms, const std::function<bool()>& is
   if (found != fds_.end()) {
     // af_packet.c: packet_rcv_try_clear_pressure.
     Socket& socket = *found->second;
-    if (socket.pressure && socket.has_room(true)) socket.pressure = false;
+    if (socket.pressure && socket.has_much_room()) socket.pressure = false;
     return is_readable(fd) ? 1 : 0;
   }
   const std::uint64_t until_ns =
@@ -406,11 +406,17 @@ KernelCounts FakeKernel::Socket::take_counts() {
   return sum;
 }
 
-/// Does what af_packet.c: __packet_rcv_has_room does, for at least one packet, or for a `normal`
-/// amount.
-bool FakeKernel::Socket::has_room(bool normal) {
-  if (ring != nullptr) return ring->is_free(normal ? ring->geometry().block_count / 4 : 0);
-  return frames != nullptr && frames->is_free(normal ? frames->count() / 4 : 0);
+/// Whether a group gives this member a packet that is its own, of a flow that is not huge
+/// (af_packet.c: fanout_demux_rollover).
+bool FakeKernel::Socket::has_room() const {
+  if (ring != nullptr) return ring->is_free(ring->geometry().block_count / 4) || ring->is_free(0);
+  return frames != nullptr && frames->has_room();
+}
+
+/// The same for a packet that has found no room with its own member.
+bool FakeKernel::Socket::has_much_room() const {
+  if (ring != nullptr) return ring->is_free(ring->geometry().block_count / 4);
+  return frames != nullptr && frames->has_room(true);
 }
 
 bool FakeKernel::Socket::receive(const TestPacket& packet, std::uint64_t now_ns, bool slowly) {
@@ -487,11 +493,11 @@ bool FakeKernel::pass_on(std::uint32_t group, const TestPacket& packet, bool slo
   const std::vector<Socket*>& members = groups_.at(group);
   const unsigned own = chosen_[group] % static_cast<unsigned>(members.size());
   Socket* to = members[own];
-  if (!to->has_room(false)) {
+  if (!to->has_room()) {
     to->pressure = true;
     for (Socket* const other : members) {
       if (other == to || other->pressure) continue;
-      other->pressure = !other->has_room(true);
+      other->pressure = !other->has_much_room();
       if (other->pressure) continue;
       to = other;
       break;

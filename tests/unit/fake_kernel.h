@@ -173,7 +173,8 @@ class FakeKernel {
 
     bool accepts(const TestPacket& packet) const;
     KernelCounts take_counts();
-    bool has_room(bool normal);
+    bool has_room() const;
+    bool has_much_room() const;
     bool receive(const TestPacket& packet, std::uint64_t now_ns, bool slowly);
   };
   /// A packet whose CPU was interrupted.

@@ -12,12 +12,12 @@ constexpr std::uint64_t kSecond = 1'000'000'000;
 /// Plays `seconds` of wake-ups, `rate` a second, each with `packets`, from `now_ns` on. Returns how
 /// often the mode changed.
 unsigned play(ModeSwitch& mode, std::uint64_t& now_ns, double seconds, std::uint64_t rate,
-              std::uint64_t packets, bool full = false) {
+              std::uint64_t packets, std::uint64_t many = 0) {
   unsigned changes = 0;
   const auto count = static_cast<std::uint64_t>(seconds * static_cast<double>(rate));
   for (std::uint64_t i = 0; i < count; ++i) {
     now_ns += kSecond / rate;
-    changes += mode.count(packets, full, now_ns) ? 1 : 0;
+    changes += mode.count(packets, many, now_ns) ? 1 : 0;
   }
   return changes;
 }
@@ -45,9 +45,12 @@ TEST_CASE("packets that come many at once cost less each") {
 TEST_CASE("a burst is no reason, a reader that does not keep up is") {
   ModeSwitch mode(true);
   std::uint64_t now_ns = kSecond;
-  CHECK_FALSE(mode.count(1000, false, now_ns));
-  CHECK(play(mode, now_ns, 0.005, 1'000, 45, true) == 1);
+  CHECK_FALSE(mode.count(1000, 0, now_ns));
+  CHECK(play(mode, now_ns, 0.005, 1'000, 45, 1) == 1);
   CHECK(mode.busy());
+
+  ModeSwitch far_behind(true);
+  CHECK(far_behind.count(1000, 1000 / ModeSwitch::kMany, now_ns));
 }
 
 TEST_CASE("back to frames when few packets come, or none") {
@@ -62,8 +65,8 @@ TEST_CASE("back to frames when few packets come, or none") {
   CHECK_FALSE(mode.busy());
 
   CHECK(play(mode, now_ns, 0.1, 100'000, 1) == 1);
-  CHECK_FALSE(mode.count(0, false, now_ns + mode.left_ns(now_ns) - 1));
-  CHECK(mode.count(0, false, now_ns + mode.left_ns(now_ns)));
+  CHECK_FALSE(mode.count(0, 0, now_ns + mode.left_ns(now_ns) - 1));
+  CHECK(mode.count(0, 0, now_ns + mode.left_ns(now_ns)));
 }
 
 TEST_CASE("a load that waits for answers stays with frames") {
@@ -90,7 +93,7 @@ TEST_CASE("no load makes it change over and over") {
       now_ns += kSecond / rate;
       ++in_block;
       if (mode.busy() && now_ns % 1'000'000 >= kSecond / rate) continue;  // a block a millisecond
-      changes += mode.count(in_block, false, now_ns) ? 1 : 0;
+      changes += mode.count(in_block, 0, now_ns) ? 1 : 0;
       in_block = 0;
     }
     CAPTURE(rate);
@@ -100,11 +103,11 @@ TEST_CASE("no load makes it change over and over") {
 
 TEST_CASE("a clock that is set back or ahead does no harm") {
   ModeSwitch mode(true);
-  CHECK_FALSE(mode.count(1, false, 1000 * kSecond));
+  CHECK_FALSE(mode.count(1, 0, 1000 * kSecond));
   std::uint64_t now_ns = 2 * kSecond;
   CHECK(play(mode, now_ns, 0.1, 100'000, 1) == 1);
-  CHECK(mode.count(1, false, now_ns + 1000 * kSecond));  // as if nothing had come for that long
-  CHECK_FALSE(mode.count(1, false, now_ns));
+  CHECK(mode.count(1, 0, now_ns + 1000 * kSecond));  // as if nothing had come for that long
+  CHECK_FALSE(mode.count(1, 0, now_ns));
 }
 
 }  // namespace pcapv3::test

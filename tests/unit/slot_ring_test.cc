@@ -36,18 +36,22 @@ class TestFrames {
     }
     return room;
   }
+  bool is_open() const { return kernel_.has_room(); }
 
-  /// Receives the next packet, stamped `nsec`. Returns false if there is no room.
+  /// Receives the next packet, stamped `nsec`. Returns false if it is passed on.
   bool fill(std::uint32_t nsec, std::uint32_t bytes = 60, std::uint32_t status = 0) {
+    if (!kernel_.has_room()) return false;
     sockaddr_ll from{};
     from.sll_ifindex = 7;
-    return kernel_.receive({.bytes = counting(bytes, static_cast<std::uint8_t>(nsec)),
-                            .wire_length = bytes + 1,
-                            .nsec = nsec,
-                            .status = status,
-                            .tci = 5,
-                            .tpid = 0x88a8,
-                            .from = from});
+    // Where the kernel gives a ring a packet that it has no room for, the packet is lost.
+    REQUIRE(kernel_.receive({.bytes = counting(bytes, static_cast<std::uint8_t>(nsec)),
+                             .wire_length = bytes + 1,
+                             .nsec = nsec,
+                             .status = status,
+                             .tci = 5,
+                             .tpid = 0x88a8,
+                             .from = from}));
+    return true;
   }
 
   /// Receives one that no packet's bytes tell from others like it.
@@ -79,18 +83,18 @@ class TestFrames {
 
 }  // namespace
 
-TEST_CASE("at first the kernel gets no frame") {
+TEST_CASE("at first no packet gets a slot") {
   TestFrames frames(8);
-  CHECK(frames.room() == 0);
+  CHECK_FALSE(frames.is_open());
   CHECK_FALSE(frames.ring().used());
   CHECK(frames.ring().take() == 0);
-  frames.ring().let_go();
+  frames.ring().open_gate();
   CHECK(frames.room() == 8);
 }
 
 TEST_CASE("a frame becomes a packet in a block, and the kernel's again at once") {
   TestFrames frames(8);
-  frames.ring().let_go();
+  frames.ring().open_gate();
   REQUIRE(frames.fill(9, 100, TP_STATUS_VLAN_VALID | TP_STATUS_VLAN_TPID_VALID));
   CHECK(frames.ring().has_packets());
   CHECK(frames.ring().take() == 1);
@@ -113,12 +117,12 @@ TEST_CASE("a frame becomes a packet in a block, and the kernel's again at once")
 }
 
 TEST_CASE("frames come in order, round and round") {
-  TestFrames frames(5);
-  frames.ring().let_go();
+  TestFrames frames(12);
+  frames.ring().open_gate();
   std::uint32_t sent = 0;
   std::uint32_t got = 0;
   for (unsigned round = 0; round < 50; ++round) {
-    for (unsigned i = 0; i < round % 6; ++i) sent += frames.fill(sent) ? 1 : 0;
+    for (unsigned i = 0; i < round % 13; ++i) sent += frames.fill(sent) ? 1 : 0;
     frames.ring().take();
     for (const std::uint32_t stamp : frames.read()) CHECK(stamp == got++);
   }
@@ -126,32 +130,64 @@ TEST_CASE("frames come in order, round and round") {
   CHECK(sent > 100);
 }
 
-TEST_CASE("held frames fill the ring, and what was taken is not taken again") {
-  TestFrames frames(6);
-  frames.ring().let_go();
-  REQUIRE(frames.fill(0));
-  CHECK(frames.ring().take() == 1);
-  frames.ring().hold();
-  std::uint32_t sent = 1;
-  while (frames.fill(sent)) {
-    ++sent;
-    frames.ring().take();
-    REQUIRE(frames.read().size() <= 2);
+TEST_CASE("when the gate is closed, a few packets more get slots, and each is taken once") {
+  for (const unsigned count : {4u, 8u, 40u, 400u}) {
+    CAPTURE(count);
+    TestFrames frames(count);
+    std::uint32_t sent = 0;
+    std::uint32_t got = 0;
+    const auto take = [&] {
+      while (frames.ring().take() != 0) {
+        for (const std::uint32_t stamp : frames.read()) CHECK(stamp == got++);
+      }
+    };
+    // Wherever the kernel is in the ring, and however much of it is not read yet.
+    for (unsigned round = 0; round < 3 * count; ++round) {
+      frames.ring().open_gate();
+      REQUIRE(frames.room() == count);
+      for (unsigned i = 0; i < round % count; ++i) REQUIRE(frames.fill(sent++));
+      if (round % 3 == 0) take();
+      frames.ring().close_gate();
+      if (round % 2 == 0) take();
+      unsigned more = 0;
+      for (; frames.fill(sent); ++more) ++sent;
+      take();
+      for (; frames.fill(sent); ++more) ++sent;
+      CHECK(more <= 64);
+      take();
+      REQUIRE_FALSE(frames.is_open());
+      CHECK_FALSE(frames.ring().has_packets());
+      CHECK(got == sent);
+    }
   }
-  CHECK(sent == 7);
-  CHECK(frames.room() == 0);
-  CHECK(frames.ring().take() == 0);
-  CHECK_FALSE(frames.ring().has_packets());
-  frames.ring().let_go();
-  CHECK(frames.room() == 6);
-  REQUIRE(frames.fill(7));
-  CHECK(frames.ring().take() == 1);
-  CHECK(frames.read() == std::vector<std::uint32_t>{7});
+}
+
+TEST_CASE("a gate that is opened a little lets so many packets in") {
+  for (const unsigned count : {8u, 64u, 80u, 400u}) {
+    CAPTURE(count);
+    TestFrames frames(count);
+    // It can be tried again from anywhere.
+    for (unsigned round = 0; round < count; ++round) {
+      const unsigned most = frames.ring().open_gate_a_little();
+      CHECK(most <= 64);
+      unsigned came = 0;
+      while (came < count && frames.fill(came)) ++came;
+      CHECK(came == most);
+      frames.ring().drop_all();
+      REQUIRE_FALSE(frames.is_open());
+      if (round % 2 == 0) continue;
+      frames.ring().open_gate();
+      REQUIRE(frames.fill(1));
+      CHECK(frames.ring().take() == 1);
+      CHECK(frames.read().size() == 1);
+      frames.ring().drop_all();
+    }
+  }
 }
 
 TEST_CASE("no more blocks are made than a merge can hold, and the rest is announced") {
   TestFrames frames(8);
-  frames.ring().let_go();
+  frames.ring().open_gate();
   for (std::uint32_t i = 0; i < 4; ++i) {
     REQUIRE(frames.fill(10 + i));
     CHECK(frames.ring().take() == (i < 2 ? 1 : 0));
@@ -171,7 +207,7 @@ TEST_CASE("no more blocks are made than a merge can hold, and the rest is announ
 TEST_CASE("a block that is full leaves the rest for the next") {
   constexpr unsigned kCount = 256;
   TestFrames frames(kCount);
-  frames.ring().let_go();
+  frames.ring().open_gate();
   for (std::uint32_t i = 0; i < kCount; ++i) REQUIRE(frames.fill(i, kFrameBytes - kMac));
   const unsigned first = frames.ring().take();
   CHECK(first < kCount);
@@ -198,7 +234,7 @@ TEST_CASE("a frame whose bytes are not in it is corrupt, not read") {
   for (const auto& [mac, bytes] : spoilt) {
     CAPTURE(mac, bytes);
     TestFrames frames(4);
-    frames.ring().let_go();
+    frames.ring().open_gate();
     REQUIRE(frames.fill(0));
     REQUIRE(frames.fill(1));
     frames.header(1).tp_mac = mac;
@@ -255,7 +291,7 @@ class TestCopies {
 
 TEST_CASE("frames that the blocks have a copy of are dropped") {
   TestFrames frames(8);
-  frames.ring().let_go();
+  frames.ring().open_gate_a_little();
   for (const std::uint32_t nsec : {20u, 30u, 40u, 50u, 60u}) REQUIRE(frames.fill(nsec));
   // Copies may be out of order, and behind what is still to come.
   const TestCopies copies({{10, 21}, {42, 31}, {70}});
@@ -270,7 +306,7 @@ TEST_CASE("frames that the blocks have a copy of are dropped") {
 TEST_CASE("a copy can be in the block that the kernel is filling, and in none before a place") {
   for (const unsigned ahead : {0u, 1u}) {
     TestFrames frames(8);
-    frames.ring().let_go();
+    frames.ring().open_gate_a_little();
     for (const std::uint32_t nsec : {20u, 30u}) REQUIRE(frames.fill(nsec));
     const TestCopies copies(std::vector<std::vector<std::uint32_t>>{{21}, {31}});
     CHECK(frames.ring().drop_copies(copies.position(), ahead, 0) == 2 - ahead);
@@ -281,7 +317,7 @@ TEST_CASE("a copy can be in the block that the kernel is filling, and in none be
 
 TEST_CASE("frames that are all alike lose as many as there are copies") {
   TestFrames frames(8);
-  frames.ring().let_go();
+  frames.ring().open_gate_a_little();
   for (const std::uint32_t nsec : {20u, 30u, 40u, 50u, 60u, 70u}) REQUIRE(frames.fill_alike(nsec));
   // One packet comes from before, three are copies, and two found too few free slots.
   const TestCopies copies({{11, 21, 31}, {41, 75, 85}}, kAlike);
@@ -292,7 +328,7 @@ TEST_CASE("frames that are all alike lose as many as there are copies") {
 
 TEST_CASE("a copy that was long under way is one, though frames are all alike") {
   TestFrames frames(8);
-  frames.ring().let_go();
+  frames.ring().open_gate_a_little();
   for (const std::uint32_t nsec : {20u, 30u}) REQUIRE(frames.fill_alike(nsec));
   const TestCopies copies({{21, 900'000'000}}, kAlike);
   CHECK(frames.ring().drop_copies(copies.position(), 0, at(30)) == 2);
@@ -301,7 +337,7 @@ TEST_CASE("a copy that was long under way is one, though frames are all alike") 
 
 TEST_CASE("frames that are all alike and ran full before the rings were joined are all copies") {
   TestFrames frames(8);
-  frames.ring().let_go();
+  frames.ring().open_gate_a_little();
   for (std::uint32_t nsec = 20; nsec < 100; nsec += 10) REQUIRE(frames.fill_alike(nsec));
   const TestCopies copies({{21, 31, 41, 51, 61, 71, 81, 91, 95}}, kAlike);
   CHECK(frames.ring().drop_copies(copies.position(), 0, at(96)) == 8);
@@ -309,18 +345,18 @@ TEST_CASE("frames that are all alike and ran full before the rings were joined a
 }
 
 TEST_CASE("when all are dropped, the ring is as at first") {
-  TestFrames frames(6);
-  frames.ring().let_go();
+  TestFrames frames(8);
+  frames.ring().open_gate();
   for (std::uint32_t i = 0; i < 4; ++i) REQUIRE(frames.fill(i));
   frames.ring().drop_all();
-  CHECK(frames.room() == 0);
+  CHECK_FALSE(frames.is_open());
   CHECK_FALSE(frames.ring().used());
   CHECK(frames.ring().take() == 0);
-  frames.ring().let_go();
-  CHECK(frames.room() == 6);
-  for (std::uint32_t i = 10; i < 16; ++i) REQUIRE(frames.fill(i));
-  CHECK(frames.ring().take() == 6);
-  CHECK(frames.read() == std::vector<std::uint32_t>{10, 11, 12, 13, 14, 15});
+  frames.ring().open_gate();
+  CHECK(frames.room() == 8);
+  for (std::uint32_t i = 10; i < 18; ++i) REQUIRE(frames.fill(i));
+  CHECK(frames.ring().take() == 8);
+  CHECK(frames.read() == std::vector<std::uint32_t>{10, 11, 12, 13, 14, 15, 16, 17});
 }
 
 }  // namespace pcapv3::test
