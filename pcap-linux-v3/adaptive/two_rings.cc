@@ -38,16 +38,17 @@ void TwoRings::begin(int socket, const pcapv3_slots_request& request) {
   std::uint64_t packet = largest_packet(request.ifindex);
   if (request.max_frame != 0) packet = std::min<std::uint64_t>(packet, request.max_frame);
   packet = std::min<std::uint64_t>(packet, request.snapshot);
-  // It has as many slots as stock libpcap's ring, but not more than a reader needs that stops for
-  // 8 s just before there are too many packets for slots; and if the buffer was not chosen, enough
-  // for what comes while a reader is woken.
-  constexpr std::uint64_t kMostSlots = 1 << 17;
+  // It has as many slots as stock libpcap's ring, up to the size of our rings without a request,
+  // besides the blocks; and if the buffer was not chosen, enough for what comes while a reader is
+  // woken.
   constexpr std::uint64_t kFewSlots = 64;
   constexpr std::uint64_t kFewBytes = 4 * kMiB;
   constexpr std::uint64_t kShare = 1024;  // of free memory, at most
-  std::uint64_t bytes = std::min<std::uint64_t>(request.buffer_bytes, kMostSlots * (packet + 100));
+  const std::uint64_t free_bytes = free_memory();
+  std::uint64_t bytes = std::min<std::uint64_t>(
+      request.buffer_bytes, std::clamp(free_bytes / 64, kStockRingBytes, kDefaultRingBytes));
   if (request.buffer_bytes == kStockRingBytes) {
-    bytes = std::max(bytes, std::min({kFewSlots * packet, kFewBytes, free_memory() / kShare}));
+    bytes = std::max(bytes, std::min({kFewSlots * packet, kFewBytes, free_bytes / kShare}));
   }
   frames_->create(socket, packet, bytes);
 }
