@@ -106,6 +106,29 @@ TEST_CASE("reader: immediate mode changes over to blocks for dense packets, and 
   CHECK(c.got == from_to(0, static_cast<std::uint32_t>(c.sent()) - 1));
 }
 
+TEST_CASE("reader: when a port has been busy for long, slots hold what finds no room in blocks") {
+  Capture c(FeedKind::kTwoRings);
+  c.send(0);
+  c.read_until(1);
+  for (unsigned ms = 0; ms < 1500; ++ms) c.kernel.at(ms * kMs, [&] { c.send_many(30); });
+  while (c.kernel.has_events()) REQUIRE(c.read() >= 0);
+  const Counters& counters = c.port(0)->counters();
+  const std::uint64_t frames = counters.frames;
+  // While nobody reads, each of these uses up one of eight blocks.
+  constexpr unsigned kStalled = 30;
+  for (unsigned i = 0; i < kStalled; ++i) {
+    c.send();
+    c.retire();
+  }
+  c.read_all();
+  c.send_many(3);
+  c.read_all();
+  CHECK(counters.frames >= frames + kStalled - 8);
+  CHECK(c.stored().size() == c.sent());
+  const bool in_order = c.got == from_to(0, static_cast<std::uint32_t>(c.sent()) - 1);
+  CHECK(in_order);
+}
+
 TEST_CASE("reader: what comes to both rings while they are looked at is delivered in order") {
   Capture c(FeedKind::kTwoRings);
   c.send(0);
